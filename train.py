@@ -1,0 +1,365 @@
+"""Train the recurrent SRCNN, stage after stage in every batch, and evaluate it on the test patches.
+
+    python train.py --scale 8                          # synthetic ice sheet: needs nothing else
+    python train.py --scale 8 --input MAP.nc           # your map (thk, topg, x, y)
+    python train.py --scale 8 --recipe original        # the published recipe, 30000 epochs
+    python train.py --scale 8 --run wide --lr 3e-4     # an experiment of your own beside the default
+
+The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
+Patches come from data/patches_<run>.nc or data/patches_x<scale>.nc; prepare_data.py makes them, here
+too when they are missing. Weights and history.csv go to checkpoints/<run>/, results to results/<run>/.
+"""
+
+import math
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+
+import evaluate
+import model
+import prepare_data
+import utils
+from utils import InputError
+
+with utils.quiet_import():
+    import tensorflow as tf
+
+# ---- Settings: edit here -----------------------------------------------------------------------
+RECIPES = {
+    "default": {
+        "base": "bicubic",          # the convolutions correct: none (they make the map) | bicubic
+        "channels": "thk+topg",     # they see: thk | thk+topg
+        "bed_levels": 2,            # bed at this level (1), and at the level before (2)
+        "filters": (64, 32),        # of every convolution but the last, which has 1
+        "kernels": (9, 1, 5),       # their sizes
+        "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
+        "learning_rate": 1e-3,      # of Adam
+        "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
+        "epochs": 150,
+        "batch_size": 20,           # patches; the last, smaller batch is kept
+        "augment": True,            # flips and quarter turns, drawn anew each epoch
+        "validation": True,         # a tenth of the training patches chooses the best epoch
+    },
+    # As published (see README), with the batch, the seed and the number of stages put right.
+    "original": {
+        "base": "none", "channels": "thk+topg", "bed_levels": 1,
+        "filters": (64, 32), "kernels": (9, 1, 5), "weights": "normal",
+        "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},   # a dict: by scale
+        "schedule": "constant",
+        "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
+        "batch_size": 80, "augment": False, "validation": False,
+    },
+}
+SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
+# -------------------------------------------------------------------------------------------------
+
+
+def make_settings(args):
+    """The settings of a run: the recipe at this scale, with what the command line changes."""
+    settings = {"run": args.run, "scale": args.scale, "recipe": args.recipe}
+    for key, value in RECIPES[args.recipe].items():
+        settings[key] = value[args.scale] if isinstance(value, dict) else value
+    changes = {"base": args.base, "channels": args.channels, "epochs": args.epochs,
+               "learning_rate": args.lr, "batch_size": args.batch_size}
+    settings.update({key: value for key, value in changes.items() if value is not None})
+    settings["seed"] = args.seed
+    return settings
+
+
+# ---------------------------------------------------------------- the settings of a run that exists
+
+
+def check_same_settings(run, settings):
+    """Raise InputError, naming what differs, where the run exists with other settings.
+
+    A longer or shorter run at a constant learning rate is the same run.
+    """
+    path = utils.CHECKPOINTS / run / "settings.json"
+    if not path.exists():
+        return
+    old = utils.read_json(path, "train with --restart")
+    ignored = {"versions"} | ({"epochs"} if settings["schedule"] == "constant" else set())
+    lines = utils.differing(*({key: value for key, value in each.items() if key not in ignored}
+                        for each in (old, settings)))
+    if lines:
+        raise InputError(f"run {run} exists with other settings: {'; '.join(lines)}. Choose another name "
+                         "with --run, or --restart to start it over")
+
+
+# ---------------------------------------------------------------- training
+
+
+def set_up_device():
+    """Use the GPU if there is one, taking its memory as needed, else the CPU; returns its name."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_op_determinism()
+    return gpus[0].name if gpus else "CPU"
+
+
+def learning_rate(settings, epoch):
+    """Adam's learning rate in `epoch` (from 1): constant, or half a cosine down towards 0."""
+    if settings["schedule"] == "constant":
+        return settings["learning_rate"]
+    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings["epochs"]))
+
+
+def draw_order(settings, n_patches, epoch):
+    """Batch order and turns of an epoch: ((patch,), (patch,) 0 ... 7), from seed and epoch alone.
+
+    No generator is carried along, so the epoch is all the random state that a checkpoint needs.
+    """
+    rng = np.random.default_rng([settings["seed"], epoch])
+    order = rng.permutation(n_patches)
+    return order, rng.integers(0, 8, n_patches) * int(settings["augment"])
+
+
+def turn(fields, turns):
+    """Flip and transpose each patch of fields (patch, level, y, x) by its number in turns, 0 ... 7."""
+    turns = turns[:, None, None, None]
+    fields = tf.where(turns & 1 > 0, fields[:, :, ::-1], fields)
+    fields = tf.where(turns & 2 > 0, fields[..., ::-1], fields)
+    return tf.where(turns & 4 > 0, tf.transpose(fields, (0, 1, 3, 2)), fields)
+
+
+def make_step(layers, optimizer, settings):
+    """The step that trains every stage on one batch: step(thk, topg) -> each stage's MSE [m2].
+
+    thk, topg: (patch, level, y, x) m. Gradients stay within a stage and Adam treats each weight by
+    itself, so one Adam on the sum of the losses is an Adam step of each stage on its own MSE.
+    """
+    weights = model.list_weights(layers)
+    optimizer.build(weights)
+
+    def step(thk, topg):
+        with tf.GradientTape() as tape:
+            predictions = model.run_chain(layers, thk[:, 0], topg, settings)
+            mse = tf.stack([tf.reduce_mean(tf.square(prediction - thk[:, stage]))
+                            for stage, prediction in enumerate(predictions, 1)])
+            loss = tf.reduce_sum(mse) / settings["thk_norm_m"] ** 2
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return mse
+
+    return step
+
+
+def make_epoch(step, layers, thk, topg, settings):
+    """The compiled epoch: train_epoch(order, turns) -> (each stage's RMSE [m], weights all finite).
+
+    thk, topg: all training patches (patch, level, y, x) m, kept on the device; topg may be None. The
+    loop over batches is inside the graph: no Python runs between them, and nothing is traced twice.
+    """
+    n_patches, size = len(thk), settings["batch_size"]
+    weights = model.list_weights(layers)
+    thk = tf.constant(thk)
+    topg = None if topg is None else tf.constant(topg)
+
+    @tf.function
+    def train_epoch(order, turns):
+        thk_turned = turn(tf.gather(thk, order), turns)
+        topg_turned = None if topg is None else turn(tf.gather(topg, order), turns)
+        total = tf.zeros(len(layers))
+        for start in tf.range(0, n_patches, size):
+            batch = thk_turned[start:start + size]
+            bed = None if topg is None else topg_turned[start:start + size]
+            total += step(batch, bed) * tf.cast(tf.shape(batch)[0], tf.float32)
+        finite = [tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]
+        return tf.sqrt(total / n_patches), tf.reduce_all(finite)
+
+    return train_epoch
+
+
+def make_validation(layers, thk, topg, settings):
+    """The compiled validation: validate() -> each stage's RMSE [m] on the validation patches."""
+    thk = tf.constant(thk)
+    topg = None if topg is None else tf.constant(topg)
+
+    @tf.function
+    def validate():
+        predictions = model.run_chain(layers, thk[:, 0], topg, settings)
+        return tf.stack([tf.sqrt(tf.reduce_mean(tf.square(prediction - thk[:, stage])))
+                         for stage, prediction in enumerate(predictions, 1)])
+
+    return validate
+
+
+def train(patches, settings):
+    """Train a run to its last epoch, from its latest checkpoint if it has one.
+
+    patches: see utils.read_patches; settings: see make_settings, with normalisation and data. Writes
+    checkpoints/<run>/: settings.json, history.csv, latest/ (layers, Adam, epoch, best layers so far)
+    and best/ (the layers of the epoch with the least validation error; the latest without
+    validation). Returns True when the run is complete, False when it was stopped by a signal.
+    Raises InputError where the checkpoint does not fit, ArithmeticError at a NaN.
+    """
+    folder = utils.CHECKPOINTS / settings["run"]
+    validation = utils.in_split(patches, "validation") if settings["validation"] else []
+    training = utils.in_split(patches, *(("train",) if len(validation) else ("train", "validation")))
+
+    def chosen(numbers):
+        beds = settings["channels"] == "thk+topg"
+        return patches["thk"][numbers], patches["topg"][numbers] if beds else None
+
+    tf.keras.utils.set_random_seed(settings["seed"])
+    layers, best_layers = model.build_layers(settings), model.build_layers(settings)
+    optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
+    step = make_step(layers, optimizer, settings)
+    train_epoch = make_epoch(step, layers, *chosen(training), settings)
+    validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None
+
+    epoch = tf.Variable(0, dtype=tf.int64)
+    best_epoch = tf.Variable(0, dtype=tf.int64)
+    best_rmse_m = tf.Variable(np.inf, dtype=tf.float32)
+    state = tf.train.Checkpoint(layers=layers, optimizer=optimizer, epoch=epoch, best_layers=best_layers,
+                                best_epoch=best_epoch, best_rmse_m=best_rmse_m)
+    latest = tf.train.CheckpointManager(state, folder / "latest", max_to_keep=1)
+    best = tf.train.CheckpointManager(tf.train.Checkpoint(layers=best_layers, epoch=best_epoch),
+                                      folder / "best", max_to_keep=1)
+    history = []
+    if latest.latest_checkpoint:
+        try:
+            state.restore(latest.latest_checkpoint).assert_consumed()
+        except (ValueError, AssertionError, tf.errors.OpError) as error:
+            raise InputError(f"{latest.latest_checkpoint}: does not fit these settings, or is damaged "
+                             f"({utils.one_line(error)[:200]}); choose another --run or --restart") from None
+        history = [row for row in utils.read_table(folder / "history.csv") if row["epoch"] <= int(epoch)]
+        print(f"resuming after epoch {int(epoch)}")
+    utils.write_json(folder / "settings.json", dict(settings, versions=utils.versions()))
+
+    def save():
+        if validate is None:
+            copy_weights()
+        best.save(checkpoint_number=best_epoch)
+        utils.write_table(folder / "history.csv", history)
+        latest.save(checkpoint_number=epoch)
+
+    def copy_weights():
+        best_epoch.assign(epoch)
+        for kept, weight in zip(model.list_weights(best_layers), model.list_weights(layers), strict=True):
+            kept.assign(weight)
+
+    stopped = []
+    before = {each: signal.signal(each, lambda number, frame: stopped.append(number))
+              for each in (signal.SIGINT, signal.SIGTERM)}
+    seconds = history[-1]["seconds"] if history else 0.0
+    saved_at = started = time.monotonic()
+    first = int(epoch) + 1
+    try:
+        for number in range(first, settings["epochs"] + 1):
+            rate = learning_rate(settings, number)
+            optimizer.learning_rate.assign(rate)
+            order, turns = draw_order(settings, len(training), number)
+            rmse_m, finite = train_epoch(tf.constant(order), tf.constant(turns))
+            rmse_m = rmse_m.numpy()
+            if not (finite.numpy() and np.isfinite(rmse_m).all()):
+                raise ArithmeticError(
+                    f"the loss of epoch {number} is not a number; the checkpoint of epoch "
+                    f"{history[-1]['epoch'] if latest.latest_checkpoint else 0:.0f} is kept. Try a lower --lr "
+                    "with --restart or another --run")
+            epoch.assign(number)
+            validation_rmse_m = validate().numpy() if validate else [None] * len(rmse_m)
+            if validate and validation_rmse_m[-1] < best_rmse_m:
+                best_rmse_m.assign(validation_rmse_m[-1])
+                copy_weights()
+            now = time.monotonic()
+            history.append(
+                {"epoch": number, "seconds": round(seconds + now - started, 3), "learning_rate": rate}
+                | {f"train_rmse_m_stage{k}": value for k, value in enumerate(rmse_m, 1)}
+                | {f"validation_rmse_m_stage{k}": value for k, value in enumerate(validation_rmse_m, 1)})
+            left_s = (now - started) / (number - first + 1) * (settings["epochs"] - number)
+            show_progress(number, settings["epochs"], rmse_m, validation_rmse_m[-1], left_s)
+            if stopped or now - saved_at > SAVE_EVERY_S or number == settings["epochs"]:
+                save()
+                saved_at = now
+            if stopped:
+                break
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        print()
+    return int(epoch) >= settings["epochs"]
+
+
+def show_progress(epoch, epochs, rmse_m, validation_rmse_m, left_s):
+    """Print the progress of a training: one line that a terminal overwrites, every tenth in a log."""
+    stages = " ".join(f"{value:6.1f}" for value in rmse_m)
+    validation = "" if validation_rmse_m is None else f"   validation {validation_rmse_m:6.1f} m"
+    line = (f"epoch {epoch:5d}/{epochs}   stage RMSE {stages} m{validation}   "
+            f"{int(left_s) // 60:3d}:{int(left_s) % 60:02d} left")
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="", flush=True)
+    elif epoch in (1, epochs) or epoch % max(epochs // 20, 1) == 0:
+        print(line, flush=True)
+
+
+def remove_run(run):
+    """Remove the checkpoints of a run, and its results, which would no longer be true."""
+    for folder in (utils.CHECKPOINTS / run, utils.RESULTS / run):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse_arguments(argv):
+    """The command line, checked: scale and run always set, the scale of a run that exists kept."""
+    parser = utils.argument_parser(__doc__)
+    parser.add_argument("--scale", type=int, choices=utils.SCALES, help="default 8, or the run's")
+    parser.add_argument("--input", metavar="MAP.nc", help="ice-sheet map to make the patches from")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="default")
+    parser.add_argument("--run", metavar="NAME", help="name of the training (default: x<scale>)")
+    parser.add_argument("--epochs", type=int, metavar="N")
+    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate of Adam")
+    parser.add_argument("--batch-size", type=int, metavar="N")
+    parser.add_argument("--base", choices=model.BASES, help="what the convolutions correct")
+    parser.add_argument("--channels", choices=model.CHANNELS, help="what they see")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the batch order")
+    parser.add_argument("--restart", action="store_true", help="start the run over")
+    args = parser.parse_args(argv)
+    for name in ("epochs", "lr", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: expected 0 or more")
+    args.run = utils.check_run_name(args.run or f"x{args.scale or 8}")
+    exists = (utils.CHECKPOINTS / args.run / "settings.json").exists()
+    args.scale = args.scale or (utils.read_settings(args.run)["scale"] if exists else 8)
+    return args
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    settings = make_settings(args)
+    if args.restart:
+        remove_run(args.run)
+    path, patches = prepare_data.find_patches(args.run, args.scale, args.input)
+    if settings["channels"] == "thk+topg" and patches["topg"] is None:
+        raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with --channels thk")
+    settings["data"] = prepare_data.describe_data(patches)
+    settings |= {key: settings["data"][key] for key in ("thk_norm_m", "topg_norm_m")}
+    check_same_settings(args.run, settings)
+
+    data = settings["data"]
+    if data["synthetic"] == "yes":
+        print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
+    print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, patches {path} ({data['source']}, "
+          f"{data['degrade']}, {data['split']} split), on {set_up_device()}")
+    try:
+        complete = train(patches, settings)
+    except ArithmeticError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except tf.errors.OpError as error:
+        raise InputError(f"{utils.CHECKPOINTS / args.run}: the checkpoint cannot be written; is the disk "
+                         f"full or the folder read-only? ({utils.one_line(error)[:200]})") from None
+    if not complete:
+        print("stopped; everything so far is kept, and the same command goes on from here")
+        return 130
+    evaluate.evaluate(args.run)
+    return 0
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

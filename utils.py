@@ -1,0 +1,485 @@
+"""Maps, interpolation operators and metrics: everything the scripts share that needs no TensorFlow.
+
+A *map* is a dict: `x`, `y` (1-D, ascending, m), `thk`, `topg`, `usrf` ((y, x) float32, m; None where
+the file has none), `crs` (attributes of the grid mapping), `name`, `sha256`, `title`, `citation`,
+`synthetic`. Missing thickness is zero ice; missing bed and surface stay NaN.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import scipy
+import scipy.ndimage
+
+# Folders of the three steps, relative to where the scripts are run.
+DATA = Path("data")
+CHECKPOINTS = Path("checkpoints")
+RESULTS = Path("results")
+
+SCALES = (2, 4, 8, 16)
+SPLITS = ("train", "validation", "test", "gap")  # values 0, 1, 2, 3 of split(patch)
+
+RHO_ICE = 917.0  # density of ice [kg m-3]
+RHO_SEA = 1027.5  # density of sea water [kg m-3]
+
+# What each field may be called, first match wins; then its CF standard name.
+NAMES = {
+    "x": ("x", "x1"),
+    "y": ("y", "y1"),
+    "thk": ("thk", "thickness", "ice_thickness", "land_ice_thickness"),
+    "topg": ("topg", "bed", "bed_topography", "bedrock_altitude"),
+    "usrf": ("usrf", "surface", "surface_topography", "surface_altitude"),
+    "lsrf": ("lsrf", "ice_base", "base"),
+}
+STANDARD_NAMES = {
+    "x": "projection_x_coordinate",
+    "y": "projection_y_coordinate",
+    "thk": "land_ice_thickness",
+    "topg": "bedrock_altitude",
+    "usrf": "surface_altitude",
+    "lsrf": "land_ice_basal_altitude",
+}
+METRES = {"": 1, "m": 1, "meter": 1, "meters": 1, "metre": 1, "metres": 1,
+          "km": 1000, "kilometer": 1000, "kilometers": 1000, "kilometre": 1000, "kilometres": 1000}
+UNDECLARED_FILL = -9999.0  # ALBMAP and its children use it, not all of them say so
+
+
+# ------------------------------------------------------------------ errors, files, command lines
+
+
+class InputError(Exception):
+    """Bad usage or bad input: one line for the user, exit status 2, no traceback."""
+
+
+def one_line(error):
+    """The text of an exception on one line, for a person to read."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_script(main):
+    """Run `main()` as a script: errors of the user or the disk end in one line and exit status 2."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+    except OSError as error:  # unwritable folder, full disk
+        print(f"error: {one_line(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(2)
+
+
+def argument_parser(doc):
+    """An argparse parser with the script's docstring as help, whose errors are one line."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(message):
+        raise InputError(f"{message} (see python {parser.prog} --help)")
+
+    parser.error = error
+    return parser
+
+
+@contextlib.contextmanager
+def quiet_import():
+    """Keep TensorFlow's start-up chatter (a dozen lines from C++) off the screen while it is imported.
+
+    It goes straight to file descriptor 2, before any log level is read; Python's errors still show.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    A reader sees the old file or the whole new one, never a half; after an error nothing is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Write `content` to `path` as indented JSON, at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path, hint):
+    """The content of a JSON file; InputError with `hint` (what to do) where it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {hint}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({one_line(error)}); {hint}") from None
+
+
+def write_table(path, rows):
+    """Write `rows` (dicts with the same keys) to `path` as CSV, at once or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path):
+    """The rows of a CSV file as dicts of floats (None where empty)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(file)]
+
+
+def check_run_name(run):
+    """Return the name of a run; InputError unless it will do for a folder."""
+    if not run.replace("_", "").replace("-", "").replace(".", "").isalnum() or run.startswith("."):
+        raise InputError(f"--run {run}: expected letters, digits, _ - and . only")
+    return run
+
+
+def read_settings(run):
+    """The settings of a run, from checkpoints/<run>/settings.json; InputError if there is no such run."""
+    path = CHECKPOINTS / run / "settings.json"
+    return read_json(path, f"train the run first: python train.py --run {run} --scale 2|4|8|16")
+
+
+def differing(old, new):
+    """Names and values of the settings in which two runs differ: ["lr 0.001 -> 0.0003", ...]."""
+    lines = []
+    for key in dict.fromkeys([*old, *new]):
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            lines += differing(old[key], new[key])
+        elif old.get(key) != new.get(key):
+            lines.append(f"{key} {old.get(key)} -> {new.get(key)}")
+    return lines
+
+
+def versions():
+    """Versions of what computes the numbers, for the result files."""
+    found = {"python": platform.python_version(), "numpy": np.__version__,
+             "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}
+    if "tensorflow" in sys.modules:
+        found["tensorflow"] = sys.modules["tensorflow"].__version__
+    return found
+
+
+# ------------------------------------------------------------------ reading maps
+
+
+def open_netcdf(path):
+    """Open a NetCDF file for reading; InputError if it is missing, truncated or something else."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return netCDF4.Dataset(path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable NetCDF file, or truncated ({one_line(error)})"
+                         ) from None
+
+
+def find_variable(ds, field):
+    """The variable of `ds` that holds `field` (a key of NAMES), or None.
+
+    Coordinates have to be 1-D, fields at least 2-D: PISM files carry both `x` and a 2-D `lon`.
+    """
+    def fits(variable):
+        return variable.ndim == 1 if field in "xy" else variable.ndim >= 2
+
+    for name in NAMES[field]:
+        if name in ds.variables and fits(ds.variables[name]):
+            return ds.variables[name]
+    for variable in ds.variables.values():
+        if getattr(variable, "standard_name", "") == STANDARD_NAMES[field] and fits(variable):
+            return variable
+    return None
+
+
+def values_m(variable, index=slice(None)):
+    """Values of a NetCDF variable in metres, NaN where it has none; units m or km."""
+    units = str(getattr(variable, "units", "")).strip()
+    if units.lower() not in METRES:
+        raise InputError(f"variable {variable.name}: units '{units}', expected m or km")
+    values = np.ma.filled(np.ma.asarray(variable[index], dtype=np.float64), np.nan)
+    return np.where(values == UNDECLARED_FILL, np.nan, values) * METRES[units.lower()]
+
+
+def read_axis(ds, field, path):
+    """Coordinate `x` or `y` of a map: the NetCDF variable and its values in m, evenly spaced."""
+    variable = find_variable(ds, field)
+    units = str(getattr(variable, "units", "")).lower()
+    if units.startswith("degree") or (variable is None and {"lat", "latitude"} & set(ds.variables)):
+        raise InputError(f"{path}: the axes are longitude and latitude; expected projected x and y "
+                         "in m or km: reproject the map first (gdalwarp, cdo)")
+    if variable is None:
+        raise InputError(f"{path}: no 1-D coordinate variable {field} (or {field}1); it has "
+                         f"{', '.join(ds.variables)}")
+    values = values_m(variable)
+    steps = np.diff(values)
+    if len(steps) == 0 or not np.allclose(steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())):
+        raise InputError(f"{path}: {variable.name} is not evenly spaced (steps from "
+                         f"{np.min(steps, initial=0):g} to {np.max(steps, initial=0):g} m); "
+                         "interpolate the map to a regular grid first")
+    return variable, values
+
+
+def read_field(ds, field, x_dim, y_dim, time, path):
+    """Field `field` of a map as (y, x) float32 in m, NaN where missing; None if the file has none."""
+    variable = find_variable(ds, field)
+    if variable is None:
+        return None
+    if x_dim not in variable.dimensions or y_dim not in variable.dimensions:
+        raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions}, expected "
+                         f"{y_dim} and {x_dim} among them")
+    index = []
+    for dim, size in zip(variable.dimensions, variable.shape, strict=True):
+        if dim in (x_dim, y_dim):
+            index.append(slice(None))
+        elif not -size <= time < size:
+            raise InputError(f"{path}: {variable.name} has {size} records along {dim}, there is no "
+                             f"record {time}; choose --time 0 to {size - 1}")
+        else:
+            index.append(time)
+    try:
+        values = values_m(variable, tuple(index))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: {variable.name} cannot be read, the file may be truncated "
+                         f"({one_line(error)})") from None
+    if np.isinf(values).any():
+        raise InputError(f"{path}: {variable.name} has {np.isinf(values).sum()} infinite values; "
+                         "mark them as missing (_FillValue) or mend them")
+    kept = [dim for dim in variable.dimensions if dim in (x_dim, y_dim)]
+    return (values.T if kept == [x_dim, y_dim] else values).astype(np.float32)
+
+
+def read_crs(ds):
+    """Attributes of the grid mapping that a variable of the file refers to; {} if none does."""
+    for variable in ds.variables.values():
+        mapping = ds.variables.get(getattr(variable, "grid_mapping", None))
+        if mapping is not None:
+            return {key: mapping.getncattr(key) for key in mapping.ncattrs()}
+    return {}
+
+
+def read_map(path, time=-1):
+    """Read an ice-sheet map in any of the usual layouts.
+
+    ALBMAP, SeaRISE, PISM, BedMachine, Bedmap3 and CF files: variables by name, then by CF standard
+    name; record `time` of files with a time axis (the last by default); either axis order; y up or
+    down; m or km; declared fill values, NaN and -9999 as missing; thickness as usrf - lsrf where
+    there is no thickness variable.
+
+    Returns a map (see the top of this file) with two counts more: `n_missing_thk`, cells without
+    thickness, which become zero ice, and `n_negative_thk`, cells below zero, which do too.
+    Raises InputError with one line that names the file and what to do.
+    """
+    with open_netcdf(path) as ds:
+        x_variable, x = read_axis(ds, "x", path)
+        y_variable, y = read_axis(ds, "y", path)
+        dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
+        if not np.isclose(dx, dy, rtol=1e-3):
+            raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
+        dims = (x_variable.dimensions[0], y_variable.dimensions[0])
+        fields = {field: read_field(ds, field, *dims, time, path)
+                  for field in ("thk", "topg", "usrf", "lsrf")}
+        if fields["thk"] is None and (fields["usrf"] is None or fields["lsrf"] is None):
+            raise InputError(f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
+                             "land_ice_thickness, or usrf and lsrf); it has "
+                             f"{', '.join(ds.variables)}")
+        crs = read_crs(ds)
+        texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
+    lsrf = fields.pop("lsrf")
+    if fields["thk"] is None:
+        fields["thk"] = fields["usrf"] - lsrf
+    # Both axes ascending, whatever the file's order.
+    flip = (slice(None, None, -1 if y[0] > y[-1] else 1), slice(None, None, -1 if x[0] > x[-1] else 1))
+    fields = {key: None if values is None else values[flip] for key, values in fields.items()}
+    thk = fields["thk"]
+    missing, negative = np.isnan(thk), thk < 0
+    thk[missing | negative] = 0
+    citation = next((texts[key] for key in texts if "citation" in key or "reference" in key), "")
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return dict(fields, x=np.sort(x), y=np.sort(y), crs=crs, name=Path(path).name, sha256=sha256,
+                title=texts.get("title", ""), citation=citation,
+                synthetic=texts.get("synthetic") == "yes",
+                n_missing_thk=int(missing.sum()), n_negative_thk=int(negative.sum()))
+
+
+# ------------------------------------------------------------------ patch files
+
+
+def write_netcdf(path, dimensions, variables, attributes):
+    """Write a NetCDF4 file at once or not at all.
+
+    dimensions: {name: size}; variables: {name: (dimensions, values, attributes)}; floats are
+    compressed. Raises OSError naming `path` where the disk is full or the folder cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            with netCDF4.Dataset(temporary, "w") as ds:
+                ds.setncatts(attributes)
+                for name, size in dimensions.items():
+                    ds.createDimension(name, size)
+                for name, (dims, values, attrs) in variables.items():
+                    values = np.asarray(values)
+                    packed = {"zlib": True, "complevel": 4} if values.ndim > 1 else {}
+                    ds.createVariable(name, values.dtype, dims, **packed)[...] = values
+                    ds.variables[name].setncatts(attrs)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"{path}: cannot be written; is the disk full or the folder read-only? "
+                          f"({one_line(error)})") from None
+
+
+def read_patches(path):
+    """Read a file that prepare_data.py wrote.
+
+    Returns a dict: `thk`, `topg` ((patch, level, y, x) float32, m; topg None where the map had no
+    bed), `x`, `y` ((patch, x or y) m), `split`, `row`, `column` ((patch,) int), `attrs` (the global
+    attributes). Raises InputError where it is missing or something else.
+    """
+    with open_netcdf(path) as ds:
+        try:
+            patches = {name: np.ma.filled(ds.variables[name][...])
+                       for name in ("thk", "x", "y", "split", "row", "column")}
+            patches["topg"] = np.ma.filled(ds["topg"][...]) if "topg" in ds.variables else None
+            patches["attrs"] = {key: ds.getncattr(key) for key in ds.ncattrs()}
+            patches["attrs"]["scale"] = int(ds.getncattr("scale"))
+        except (KeyError, AttributeError, OSError, RuntimeError) as error:
+            raise InputError(f"{path}: not a file of patches that prepare_data.py wrote, or truncated "
+                             f"({one_line(error)}); make it anew with prepare_data.py") from None
+    return patches
+
+
+def in_split(patches, *names):
+    """Numbers of the patches in the given splits ("train", "validation", "test", "gap"), ascending."""
+    return np.flatnonzero(np.isin(patches["split"], [SPLITS.index(name) for name in names]))
+
+
+# ------------------------------------------------------------------ ice-sheet geometry
+
+
+def surface(thk, topg):
+    """Upper surface elevation [m] of ice `thk` [m] on bed `topg` [m], grounded or floating.
+
+    max(thk + topg, (1 - rho_ice / rho_sea) thk), and 0 where there is no ice (DESIGN section 5).
+    """
+    return np.where(thk > 0, np.maximum(thk + topg, (1 - RHO_ICE / RHO_SEA) * thk), 0)
+
+
+def thickness(usrf, topg):
+    """Ice thickness [m] below the surface `usrf` [m] over the bed `topg` [m]: the inverse of surface().
+
+    usrf - topg where that is heavy enough to ground; else floating ice in hydrostatic equilibrium,
+    which is at most as thick as grounds. Never below 0.
+    """
+    ratio = RHO_ICE / RHO_SEA
+    grounded = usrf - topg
+    floating = np.minimum(usrf / (1 - ratio), -topg / ratio)
+    return np.maximum(np.where(ratio * grounded >= -topg, grounded, floating), 0)
+
+
+# ------------------------------------------------------------------ interpolation operators
+
+
+def coarse_size(size, factor):
+    """Cells (or samples) along an axis of `size` cells reduced by `factor`: 41 gives 20, 10, 5, 3."""
+    return max(round(size / factor), 1)
+
+
+def area_means(size, coarse):
+    """Matrix (coarse, size) that averages `size` cells over `coarse` equal cells of the same axis.
+
+    A fine cell that lies across two coarse ones counts in each by its overlap, so the mean over the
+    axis, and with it the ice volume, is kept exactly whether or not `coarse` divides `size`.
+    """
+    fine_edges = np.arange(size + 1) * coarse / size  # in units of coarse cells
+    edges = np.arange(coarse + 1)
+    overlap = np.minimum(edges[1:, None], fine_edges[1:]) - np.maximum(edges[:-1, None], fine_edges[:-1])
+    return np.maximum(overlap, 0)
+
+
+def reduce_fields(fields, factor, degrade):
+    """Reduce fields (n, y, x) by `factor`: `bicubic` takes point samples, `area` takes cell means.
+
+    bicubic is the original's `scipy.ndimage.zoom` (cubic spline, the corner samples are the corner
+    cells' values); area averages over coarse cells. Returns (n, coarse y, coarse x) float64.
+    """
+    fields = np.asarray(fields, np.float64)
+    if degrade == "bicubic":
+        return scipy.ndimage.zoom(fields, (1, 1 / factor, 1 / factor))
+    down_y, down_x = (area_means(n, coarse_size(n, factor)) for n in fields.shape[1:])
+    return down_y @ fields @ down_x.T
+
+
+def enlarge_fields(fields, shape, degrade):
+    """Bring reduced fields (n, coarse y, coarse x) back to `shape` (y, x) by a cubic spline.
+
+    bicubic: samples lie on the corner cells' centres, as in the original; area: coarse cells are
+    subdivided, their centres stay where they are (half-sample symmetric beyond the edge).
+    """
+    zoom = (1, shape[0] / fields.shape[1], shape[1] / fields.shape[2])
+    if degrade == "bicubic":
+        return scipy.ndimage.zoom(fields, zoom)
+    return scipy.ndimage.zoom(fields, zoom, mode="reflect", grid_mode=True)
+
+
+def make_levels(fields, scale, degrade):
+    """Fields (n, y, x) at every level of the chain, on the fine grid: (n, level, y, x) float32.
+
+    Level 0 is reduced by `scale` and brought back, each next level by half of that; the last level
+    is the field itself. Units as they come in.
+    """
+    fields = np.asarray(fields)
+    levels = []
+    while scale > 1:
+        reduced = reduce_fields(fields, scale, degrade)
+        levels.append(enlarge_fields(reduced, fields.shape[1:], degrade))
+        scale //= 2
+    return np.stack([*levels, fields], axis=1).astype(np.float32)
+
+
+# ------------------------------------------------------------------ metrics
+
+
+def errors(predicted, label, thk_max_m):
+    """Errors of predicted thickness against the label, any shape, both in m.
+
+    Returns a dict: `mse` = mean square of (predicted - label) / thk_max_m, the quantity that the
+    original work calls RMSE; `rmse_m`, `mae_m`, and `bias_m` (predicted - label) in metres.
+    """
+    difference = np.asarray(predicted, np.float64) - np.asarray(label, np.float64)
+    mean_square = np.mean(difference**2)
+    return {"mse": float(mean_square / thk_max_m**2), "rmse_m": float(np.sqrt(mean_square)),
+            "mae_m": float(np.mean(np.abs(difference))), "bias_m": float(np.mean(difference))}
+
+
+def rmse_m(predicted, label, axis=None):
+    """Root mean square of predicted - label [m], over everything or over `axis`."""
+    difference = np.asarray(predicted, np.float64) - np.asarray(label, np.float64)
+    return np.sqrt(np.mean(difference**2, axis=axis))
