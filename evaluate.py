@@ -2,13 +2,15 @@
 
     python evaluate.py --scale 8                     # the run x8
     python evaluate.py --run wide --patches 10       # another run, more rows in comparison.png
-    python evaluate.py --run wide --all-patches      # bicubic, predicted and label of every test patch
+    python evaluate.py --run wide --all-patches      # three maps of every test patch
     python evaluate.py --compare x8 wide             # one table, one figure
 
 Reads checkpoints/<run>/ and the patches it was trained on; writes metrics.json, metrics.csv and the
 figures to results/<run>/. Nothing is trained here, and without a checkpoint nothing is shown.
 """
 
+import matplotlib.colors
+import matplotlib.patches
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -25,7 +27,8 @@ PATCHES = 6                    # rows of comparison.png: best, median and worst 
 DPI = 150
 THK_COLOURS = "viridis"        # thickness
 ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white right
-ERROR_PERCENTILE = 99.5        # of |bicubic error|, ends the error scale; beyond it colours saturate
+SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
+ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 PREDICT_BATCH = 50             # patches predicted at a time
 # -----------------------------------------------------------------------------------------------
 
@@ -41,18 +44,26 @@ def load_layers(settings):
         raise InputError(f"{folder}: no checkpoint; train the run first: python train.py --run "
                          f"{settings['run']} --scale {settings['scale']}")
     layers = model.build_layers(settings)
-    try:
-        status = tf.train.Checkpoint(layers=layers).restore(path)
-        status.assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
-        raise InputError(f"{path}: not the layers that settings.json describes, or damaged "
-                         f"({utils.one_line(error)[:200]}); train again with --restart") from None
+    restore(tf.train.Checkpoint(layers=layers), path)
     return layers
 
 
-def load_patches(settings):
-    """The patches a run was trained on; InputError, naming what differs, if they have been remade."""
-    path, patches = prepare_data.find_patches(settings["run"], settings["scale"])
+def restore(checkpoint, path):
+    """Restore everything in a tf.train.Checkpoint from `path`; InputError where it does not fit."""
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    except (ValueError, AssertionError, LookupError, tf.errors.OpError) as error:
+        raise InputError(f"{path}: not the layers that settings.json describes, or damaged "
+                         f"({utils.one_line(error)[:200]}); train again with --restart") from None
+
+
+def load_patches(settings, input_file=None):
+    """The patches a run was trained on, made from input_file where they are missing.
+
+    Raises InputError, naming what differs, where they are others.
+    """
+    path, patches = prepare_data.find_patches(settings["run"], settings["scale"], input_file,
+                                              settings)
     lines = utils.differing(settings["data"], prepare_data.describe_data(patches))
     if lines:
         raise InputError(f"{path}: not the patches that run {settings['run']} was trained on: "
@@ -61,7 +72,7 @@ def load_patches(settings):
 
 
 def predict(layers, patches, settings, numbers):
-    """Every stage's prediction for the patches of these numbers: (stage, patch, y, x) thickness in m."""
+    """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m."""
     chain = tf.function(lambda thk, topg: tf.stack(model.run_chain(layers, thk, topg, settings)),
                         reduce_retracing=True)
     beds = settings["channels"] == "thk+topg"
@@ -74,12 +85,17 @@ def predict(layers, patches, settings, numbers):
 # ---------------------------------------------------------------- metrics
 
 
+def patch_rmse_m(predicted, label):
+    """RMSE [m] of each patch, (patch,), of predicted thickness against the label (patch, y, x)."""
+    return utils.rmse_m(predicted, label, axis=(1, 2))
+
+
 def measure(predictions, patches, settings, numbers):
     """Metrics of predictions (stage, patch, y, x) m for the patches of these numbers: a dict.
 
-    test: bicubic (the chain's input) and model against the label, with the ratio of their MSE and the
-    share of patches in which the model has the lower error. stages: the same at each stage, against
-    the label of its level; bicubic is the input of the whole chain there too.
+    test: bicubic (the chain's input) and model against the label, with the ratio of their MSE and
+    the share of patches in which the model has the lower error. stages: the same at each stage,
+    against the label of its level; bicubic is the input of the whole chain there too.
     """
     thk = patches["thk"][numbers]  # (patch, level, y, x)
     data = settings["data"]
@@ -88,7 +104,7 @@ def measure(predictions, patches, settings, numbers):
         label, bicubic, predicted = thk[:, stage], thk[:, 0], predictions[stage - 1]
         found = {"bicubic": utils.errors(bicubic, label, data["thk_max_m"]),
                  "model": utils.errors(predicted, label, data["thk_max_m"])}
-        won = (utils.rmse_m(predicted, label, axis=(1, 2)) < utils.rmse_m(bicubic, label, axis=(1, 2)))
+        won = patch_rmse_m(predicted, label) < patch_rmse_m(bicubic, label)
         return found | {"ratio": found["model"]["mse"] / found["bicubic"]["mse"],
                         "won": float(won.mean())}
 
@@ -143,9 +159,9 @@ def headline(metrics):
     """Title of every figure of a run: what was done to what."""
     synthetic = "SYNTHETIC ice sheet, no real place\n" if metrics["synthetic"] else ""
     to_km = metrics["stages"][-1]["to_km"]
-    return (f"{synthetic}Run {metrics['run']}: ice thickness, {metrics['scale'] * to_km:g} km to {to_km:g} km "
-            f"({metrics['scale']}x, {metrics['degrade']} reduction, {metrics['split']} split)\n"
-            f"{metrics['source']}")
+    return (f"{synthetic}Run {metrics['run']}: ice thickness, {metrics['scale'] * to_km:g} km to "
+            f"{to_km:g} km ({metrics['scale']}x, {metrics['degrade']} reduction, "
+            f"{metrics['split']} split)\n{metrics['source']}")
 
 
 def save(figure, path, show):
@@ -159,10 +175,13 @@ def save(figure, path, show):
 def choose_patches(rmse_m, count):
     """Positions of `count` patches from the lowest to the highest RMSE, evenly spaced in rank.
 
-    With 3 or more: best, median and worst are among them (count odd), or the two next to the median.
+    Best, median and worst are among them from 3 on. Returns {position: what it is}.
     """
-    ranks = np.linspace(0, len(rmse_m) - 1, min(count, len(rmse_m))).round().astype(int)
-    return np.argsort(rmse_m, kind="stable")[ranks]
+    order, last = np.argsort(rmse_m, kind="stable"), len(rmse_m) - 1
+    ranks = np.linspace(0, last, min(count, last + 1)).round().astype(int)
+    ranks[len(ranks) // 2] = (last + 1) // 2 if len(ranks) > 2 else ranks[len(ranks) // 2]
+    names = {last: "worst", (last + 1) // 2: "median", 0: "best"}
+    return {order[rank]: names.get(rank, f"rank {rank + 1} of {last + 1}") for rank in ranks}
 
 
 def km_extent(x, y):
@@ -182,20 +201,21 @@ def draw_panel(axes, field, extent, title, limits, colours):
 
 
 def error_limit_m(bicubic, label):
-    """End of the error colour scale [m], shared by all methods: a high percentile of the bicubic error."""
+    """End of the error colour scale [m] of all methods: a high percentile of bicubic's error."""
     return max(float(np.percentile(np.abs(bicubic - label), ERROR_PERCENTILE)), 1.0)
 
 
-def plot_comparison(path, metrics, patches, numbers, predicted, count, show=False):
+def plot_comparison(path, metrics, patches, predicted, count, show=False):
     """comparison.png: a row per chosen test patch; bicubic, model, label and the two errors.
 
     Thickness has one colour scale across a row's three maps, errors one scale in the whole figure.
     """
-    thk = patches["thk"][numbers]
-    bicubic, label = thk[:, 0], thk[:, -1]
-    rmse = utils.rmse_m(predicted, label, axis=(1, 2))
-    rows = choose_patches(rmse, count)
-    limit = error_limit_m(bicubic[rows], label[rows])
+    numbers = utils.in_split(patches, "test")
+    bicubic, label = patches["thk"][numbers, 0], patches["thk"][numbers, -1]
+    predicted = predicted[numbers]
+    rmse = {"bicubic": patch_rmse_m(bicubic, label), "model": patch_rmse_m(predicted, label)}
+    rows = choose_patches(rmse["model"], count)
+    limit = error_limit_m(bicubic[list(rows)], label[list(rows)])
     figure, grid = plt.subplots(len(rows), 5, figsize=(15, 2.7 * len(rows) + 1.2), squeeze=False,
                                 layout="constrained")
     figure.suptitle(headline(metrics), fontsize=11)
@@ -203,15 +223,15 @@ def plot_comparison(path, metrics, patches, numbers, predicted, count, show=Fals
         number = numbers[i]
         extent = km_extent(patches["x"][number], patches["y"][number])
         maps = (bicubic[i], predicted[i], label[i])
-        limits = (min(field.min() for field in maps), max(max(field.max() for field in maps), 1.0))
-        bicubic_rmse = utils.rmse_m(bicubic[i], label[i])
-        titles = (f"bicubic, RMSE {bicubic_rmse:.1f} m", f"model, RMSE {rmse[i]:.1f} m",
-                  f"label (patch {number})")
+        limits = (min(label[i].min(), 0.0), max(label[i].max(), 1.0))
+        titles = (f"bicubic, RMSE {rmse['bicubic'][i]:.1f} m",
+                  f"model, RMSE {rmse['model'][i]:.1f} m", f"label, patch {number} ({rows[i]})")
         for panel, field, title in zip(axes, maps, titles, strict=False):
             image = draw_panel(panel, field, extent, title, limits, THK_COLOURS)
-        figure.colorbar(image, ax=axes[:3], label="thickness (m)", pad=0.01)
-        for panel, field, title in zip(axes[3:], maps, ("bicubic error", "model error"), strict=False):
-            error_image = draw_panel(panel, field - label[i], extent, title, (-limit, limit), ERROR_COLOURS)
+        figure.colorbar(image, ax=axes[:3], label="thickness (m)", pad=0.01, extend="both")
+        for panel, field, title in zip(axes[3:], maps[:2], ("bicubic", "model"), strict=True):
+            error_image = draw_panel(panel, field - label[i], extent, f"{title} error",
+                                     (-limit, limit), ERROR_COLOURS)
         figure.colorbar(error_image, ax=axes[3:], label="error (m)", pad=0.01, extend="both")
         axes[0].set_ylabel("y (km)", fontsize=8)
     for panel in grid[-1]:
@@ -223,48 +243,52 @@ def assemble(fields, patches):
     """Put fields of all patches (patch, y, x) together to the window (y, x)."""
     rows, columns = patches["row"].max() + 1, patches["column"].max() + 1
     size = fields.shape[1]
-    return fields.reshape(rows, columns, size, size).swapaxes(1, 2).reshape(rows * size, columns * size)
+    fields = fields.reshape(rows, columns, size, size).swapaxes(1, 2)
+    return fields.reshape(rows * size, columns * size)
 
 
 def plot_window(path, metrics, patches, predicted, show=False):
-    """window.png: the whole window put together from its patches; test patches outlined."""
+    """window.png: the whole window put together from its patches, and which were for what."""
     x = patches["x"][patches["row"] == 0].ravel()
     y = patches["y"][patches["column"] == 0].ravel()
     extent = km_extent(x, y)
     bicubic, label = (assemble(patches["thk"][:, level], patches) for level in (0, -1))
     model_map = assemble(predicted, patches)
-    limits = (0, float(label.max()))
     limit = error_limit_m(bicubic, label)
-    figure, grid = plt.subplots(3, 2, figsize=(14, 11.5), layout="constrained", sharex=True, sharey=True)
+    thk_style = ((0, float(label.max())), THK_COLOURS)
+    error_style = ((-limit, limit), ERROR_COLOURS)
+    figure, grid = plt.subplots(3, 2, figsize=(13, 11.5), layout="constrained")
     figure.suptitle(headline(metrics), fontsize=11)
-    panels = (("bicubic", bicubic, limits, THK_COLOURS), ("bicubic error", bicubic - label, None, None),
-              ("model", model_map, limits, THK_COLOURS), ("model error", model_map - label, None, None),
-              ("label", label, limits, THK_COLOURS))
-    for axes, (title, field, scale, colours) in zip(grid.ravel(), panels, strict=False):
-        if scale is None:
-            image = draw_panel(axes, field, extent, title, (-limit, limit), ERROR_COLOURS)
-            figure.colorbar(image, ax=axes, label="error (m)", extend="both")
-        else:
-            image = draw_panel(axes, field, extent, title, scale, colours)
-            figure.colorbar(image, ax=axes, label="thickness (m)")
-    # The last panel tells what the model has seen.
-    axes = grid[2, 1]
+    for axes, title, field in zip(grid[:, 0], ("bicubic", "model", "label"),
+                                  (bicubic, model_map, label), strict=True):
+        thk_image = draw_panel(axes, field, extent, title, *thk_style)
+    for axes, title, field in zip(grid[:2, 1], ("bicubic error", "model error"),
+                                  (bicubic, model_map), strict=True):
+        error_image = draw_panel(axes, field - label, extent, title, *error_style)
+    figure.colorbar(thk_image, ax=grid[:, 0], location="bottom", label="thickness (m)", aspect=40,
+                    extend="both")
+    figure.colorbar(error_image, ax=grid[:, 1], location="bottom", label="error (m)", aspect=40,
+                    extend="both")
+    draw_split(grid[2, 1], patches, x, y, label)
+    for axes in grid.ravel():
+        axes.locator_params(nbins=8)
+        axes.set_xlabel("x (km)", fontsize=8)
+        axes.set_ylabel("y (km)", fontsize=8)
+    save(figure, path, show)
+
+
+def draw_split(axes, patches, x, y, label):
+    """Draw which patches were trained on and which tested, with the edge of the ice."""
     split = patches["split"].reshape(patches["row"].max() + 1, patches["column"].max() + 1)
-    names = [name for name in utils.SPLITS if len(utils.in_split(patches, name))]
-    colours = dict(zip(utils.SPLITS, ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9"), strict=True))
-    picture = np.array([plt.matplotlib.colors.to_rgb(colours[name]) for name in utils.SPLITS])[split]
-    axes.imshow(picture, origin="lower", extent=extent, interpolation="nearest")
+    colours = np.array([matplotlib.colors.to_rgb(colour) for colour in SPLIT_COLOURS])
+    axes.imshow(colours[split], origin="lower", extent=km_extent(x, y), interpolation="nearest")
     axes.contour(x / 1000, y / 1000, label > 0, levels=[0.5], colors="black", linewidths=0.5)
     axes.set_title("patches, and the edge of the ice", fontsize=9)
     axes.tick_params(labelsize=7)
-    handles = [plt.matplotlib.patches.Patch(color=colours[name],
-                                            label=f"{name} ({len(utils.in_split(patches, name))})")
-               for name in names]
-    axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-    for axes in grid.ravel():
-        axes.set_ylabel("y (km)", fontsize=8)
-        axes.set_xlabel("x (km)", fontsize=8)
-    save(figure, path, show)
+    counts = {name: len(utils.in_split(patches, name)) for name in utils.SPLITS}
+    axes.legend(handles=[matplotlib.patches.Patch(color=colour, label=f"{name} ({counts[name]})")
+                         for name, colour in zip(utils.SPLITS, SPLIT_COLOURS, strict=True)
+                         if counts[name]], fontsize=7, loc="upper right", framealpha=0.9)
 
 
 def plot_training(path, metrics, history, show=False):
@@ -272,8 +296,9 @@ def plot_training(path, metrics, history, show=False):
     figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for k, stage in enumerate(metrics["stages"], 1):
-        line, = axes.semilogy(epochs, [row[f"train_rmse_m_stage{k}"] for row in history], linewidth=1,
-                              label=f"stage {k}: {stage['from_km']:g} to {stage['to_km']:g} km, training")
+        training = [row[f"train_rmse_m_stage{k}"] for row in history]
+        name = f"stage {k}: {stage['from_km']:g} to {stage['to_km']:g} km, training"
+        (line,) = axes.semilogy(epochs, training, linewidth=1, label=name)
         validation = [row[f"validation_rmse_m_stage{k}"] for row in history]
         if validation[0] is not None:
             axes.semilogy(epochs, validation, "--", linewidth=1, color=line.get_color(),
@@ -288,20 +313,21 @@ def plot_training(path, metrics, history, show=False):
     save(figure, path, show)
 
 
-def plot_patches(path, metrics, patches, numbers, predicted, show=False):
-    """patches.png: model RMSE against bicubic RMSE, a dot a test patch, coloured by its mean thickness."""
-    thk = patches["thk"][numbers]
-    bicubic_rmse = utils.rmse_m(thk[:, 0], thk[:, -1], axis=(1, 2))
-    model_rmse = utils.rmse_m(predicted, thk[:, -1], axis=(1, 2))
+def plot_patches(path, metrics, patches, predicted, show=False):
+    """patches.png: model RMSE against bicubic RMSE, a dot a test patch, log axes."""
+    numbers = utils.in_split(patches, "test")
+    bicubic, label = patches["thk"][numbers, 0], patches["thk"][numbers, -1]
+    bicubic_rmse, model_rmse = (patch_rmse_m(thk, label) for thk in (bicubic, predicted[numbers]))
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
     floor = 0.1  # patches of open ocean have no error at all; log axes need one
     dots = axes.scatter(np.maximum(bicubic_rmse, floor), np.maximum(model_rmse, floor), s=22,
-                        c=thk[:, -1].mean(axis=(1, 2)), cmap=THK_COLOURS, edgecolors="black", linewidths=0.4)
+                        c=label.mean(axis=(1, 2)), cmap=THK_COLOURS, edgecolors="black",
+                        linewidths=0.4)
     ends = np.array([floor, 1.3 * max(bicubic_rmse.max(), model_rmse.max(), 1.0)])
     axes.loglog(ends, ends, "k-", linewidth=0.8)
-    axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes, fontsize=8,
-              ha="right")
-    axes.set(xlabel=f"bicubic RMSE (m), {floor} m and less at the edge", ylabel="model RMSE (m)", aspect="equal")
+    axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes,
+              fontsize=8, ha="right")
+    axes.set(xlabel="bicubic RMSE (m)", ylabel="model RMSE (m)", aspect="equal")
     axes.set_title(f"{headline(metrics)}\nmodel better in {metrics['test']['won']:.0%} of "
                    f"{len(numbers)} test patches", fontsize=9)
     axes.grid(alpha=0.3)
@@ -309,32 +335,36 @@ def plot_patches(path, metrics, patches, numbers, predicted, show=False):
     save(figure, path, show)
 
 
-def plot_all_patches(folder, metrics, patches, numbers, predicted):
-    """<patch>_bicubic.png, <patch>_predicted.png, <patch>_label.png for each test patch, one scale each."""
-    for i, number in enumerate(numbers):
+def plot_all_patches(folder, metrics, patches, predicted):
+    """<patch>_bicubic.png, _predicted.png and _label.png of each test patch, on one scale."""
+    for number in utils.in_split(patches, "test"):
         thk = patches["thk"][number]
-        maps = {"bicubic": thk[0], "predicted": predicted[i], "label": thk[-1]}
-        limits = (min(field.min() for field in maps.values()), max(thk[-1].max(), predicted[i].max(), 1.0))
+        maps = {"bicubic": thk[0], "predicted": predicted[number], "label": thk[-1]}
+        limits = (min(thk[-1].min(), 0.0), max(thk[-1].max(), 1.0))
         extent = km_extent(patches["x"][number], patches["y"][number])
         for name, field in maps.items():
             figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
-            image = draw_panel(axes, field, extent, f"{headline(metrics)}\npatch {number}, {name}", limits,
-                               THK_COLOURS)
+            title = f"{headline(metrics)}\npatch {number}, {name}"
+            image = draw_panel(axes, field, extent, title, limits, THK_COLOURS)
             axes.title.set_fontsize(7)
             axes.set(xlabel="x (km)", ylabel="y (km)")
-            figure.colorbar(image, ax=axes, label="thickness (m)")
+            figure.colorbar(image, ax=axes, label="thickness (m)", extend="both")
             save(figure, folder / f"{number:03d}_{name}.png", show=False)
 
 
 # ---------------------------------------------------------------- the two jobs
 
 
-def evaluate(run, count=PATCHES, all_patches=False, show=False):
-    """Evaluate a run on its test patches: table on screen, results/<run>/; returns the metrics."""
+def evaluate(run, input_file=None, count=PATCHES, all_patches=False, show=False):
+    """Evaluate a run on its test patches: table on screen, results/<run>/; returns the metrics.
+
+    input_file: the map to make the patches from where they are missing; count: rows of
+    comparison.png.
+    """
     if not show:
         plt.switch_backend("Agg")
     settings = utils.read_settings(run)
-    patches = load_patches(settings)
+    patches = load_patches(settings, input_file)
     layers = load_layers(settings)
     predictions = predict(layers, patches, settings, np.arange(len(patches["thk"])))
     numbers = utils.in_split(patches, "test")
@@ -344,16 +374,16 @@ def evaluate(run, count=PATCHES, all_patches=False, show=False):
     folder = utils.RESULTS / run
     utils.write_json(folder / "metrics.json", metrics)
     utils.write_table(folder / "metrics.csv", metrics_rows(metrics))
-    plot_comparison(folder / "comparison.png", metrics, patches, numbers, predictions[-1, numbers], count,
-                    show)
-    plot_window(folder / "window.png", metrics, patches, predictions[-1], show)
+    predicted = predictions[-1]
+    plot_comparison(folder / "comparison.png", metrics, patches, predicted, count, show)
+    plot_window(folder / "window.png", metrics, patches, predicted, show)
     plot_training(folder / "training.png", metrics, history, show)
-    plot_patches(folder / "patches.png", metrics, patches, numbers, predictions[-1, numbers], show)
+    plot_patches(folder / "patches.png", metrics, patches, predicted, show)
     if all_patches:
-        plot_all_patches(folder / "patches", metrics, patches, numbers, predictions[-1, numbers])
+        plot_all_patches(folder / "patches", metrics, patches, predicted)
 
-    print(f"\n{headline(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that of bicubic; won: "
-          "share of patches in which the model is better\n")
+    print(f"\n{headline(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that of "
+          "bicubic; won: share of patches in which the model is better\n")
     print_table(metrics_rows(metrics))
     print(f"\nfigures  {folder / 'comparison.png'}  and window.png, training.png, patches.png")
     if show:
@@ -366,7 +396,8 @@ def compare(runs, show=False):
     if not show:
         plt.switch_backend("Agg")
     every = [utils.read_json(utils.RESULTS / run / "metrics.json",
-                             f"evaluate the run first: python evaluate.py --run {run}") for run in runs]
+                             f"evaluate the run first: python evaluate.py --run {run}")
+             for run in runs]
     rows = []
     for metrics in every:
         for row in metrics_rows(metrics)[-2:]:
@@ -380,10 +411,10 @@ def compare(runs, show=False):
 
     path = utils.RESULTS / f"compare_{'_'.join(runs)}.png"
     utils.write_table(path.with_suffix(".csv"), rows)
-    figure, panels = plt.subplots(1, 2, figsize=(2.5 + 1.5 * len(runs) + 4, 5), layout="constrained")
-    synthetic = [metrics["run"] for metrics in every if metrics["synthetic"]]
+    figure, panels = plt.subplots(1, 2, figsize=(6 + 1.5 * len(runs), 5), layout="constrained")
+    synthetic = ", ".join(metrics["run"] for metrics in every if metrics["synthetic"])
     figure.suptitle("Runs side by side, test patches"
-                    + (f"\nSYNTHETIC ice sheet: {', '.join(synthetic)}" if synthetic else ""), fontsize=11)
+                    + (f"\nSYNTHETIC ice sheet: {synthetic}" if synthetic else ""), fontsize=11)
     places = np.arange(len(runs))
     for offset, method, colour in ((-0.2, "bicubic", "#9ecae1"), (0.2, "model", "#08519c")):
         heights = [metrics["test"][method]["rmse_m"] for metrics in every]
@@ -391,7 +422,8 @@ def compare(runs, show=False):
         panels[0].bar_label(bars, fmt="%.1f", fontsize=8)
     panels[0].set(ylabel="RMSE (m)")
     panels[0].legend()
-    bars = panels[1].bar(places, [metrics["test"]["ratio"] for metrics in every], 0.5, color="#08519c")
+    ratios = [metrics["test"]["ratio"] for metrics in every]
+    bars = panels[1].bar(places, ratios, 0.5, color="#08519c")
     panels[1].bar_label(bars, fmt="%.3f", fontsize=8)
     panels[1].axhline(1, color="grey", linestyle=":")
     panels[1].set(ylabel="MSE, model / bicubic")
@@ -408,9 +440,11 @@ def main(argv=None):
     parser = utils.argument_parser(__doc__)
     parser.add_argument("--scale", type=int, choices=utils.SCALES, help="evaluate the run x<scale>")
     parser.add_argument("--run", metavar="NAME", help="evaluate this run")
-    parser.add_argument("--compare", nargs="+", metavar="RUN", help="put evaluated runs side by side")
-    parser.add_argument("--patches", type=int, default=PATCHES, metavar="N", help="rows of comparison.png")
-    parser.add_argument("--all-patches", action="store_true", help="also three maps of each test patch")
+    parser.add_argument("--input", metavar="MAP.nc", help="the map, where its patches are missing")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="evaluated runs side by side")
+    parser.add_argument("--patches", type=int, default=PATCHES, metavar="N",
+                        help="rows of comparison.png")
+    parser.add_argument("--all-patches", action="store_true", help="also maps of each test patch")
     parser.add_argument("--show", action="store_true", help="also show the figures on screen")
     args = parser.parse_args(argv)
     if args.patches < 1:
@@ -422,8 +456,9 @@ def main(argv=None):
     run = utils.check_run_name(args.run or f"x{args.scale or 8}")
     scale = utils.read_settings(run)["scale"]
     if args.scale not in (None, scale):
-        raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out --scale")
-    evaluate(run, args.patches, args.all_patches, args.show)
+        raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
+                         "--scale")
+    evaluate(run, args.input, args.patches, args.all_patches, args.show)
     return 0
 
 

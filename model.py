@@ -1,9 +1,9 @@
 """The recurrent SRCNN: a dict of layers, one stage, and the chain of stages.
 
-SRCNN is Dong et al. (2014, arXiv:1501.00092): convolutions 9-1-5 with 64 and 32 filters, ReLU, `same`
-padding. The chain runs log2(scale) of them: stage k takes the map from level k-1 to level k, twice as
-fine, and the next stage takes its prediction. Thickness and bed go in and come out in metres; they
-are normalised inside run_stage and nowhere else. Any height and width will do.
+SRCNN is Dong et al. (2014, arXiv:1501.00092): convolutions 9-1-5 with 64 and 32 filters, ReLU,
+`same` padding. The chain runs log2(scale) of them: stage k takes the map from level k-1 to level k,
+twice as fine, and the next stage takes its prediction. Thickness and bed go in and come out in
+metres; they are normalised inside run_stage and nowhere else. Any height and width will do.
 """
 
 import utils
@@ -21,12 +21,12 @@ def count_stages(scale):
 
 
 def build_layers(settings):
-    """All layers of the chain, built once: {"stage1": {"conv1": layer, "conv2": ...}, "stage2": ...}.
+    """All layers of the chain, built once: {"stage1": {"conv1": layer, "conv2": ...}, ...}.
 
     settings: scale; channels and bed_levels (see stage_channels); filters, of every convolution but
-    the last, which has 1; kernels, one more than filters; weights, "normal" for N(0, 1e-3) as in the
-    original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so that a stage
-    starts as its base; seed. Biases start at 0.
+    the last, which has 1; kernels, one more than filters; weights, "normal" for N(0, 1e-3) as in
+    the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so that
+    a stage starts as its base; seed. Biases start at 0.
     """
     n_channels = 1 if settings["channels"] == "thk" else 1 + settings["bed_levels"]
     filters = [*settings["filters"], 1]
@@ -58,14 +58,16 @@ def list_weights(layers):
 def stage_channels(thk, topg, topg_before, settings):
     """Input of a stage's convolutions: (patch, y, x, channel), without units.
 
-    thk: thickness so far; topg, topg_before: bed at this level and the level before, all (patch, y, x)
-    in m. channels "thk" takes thickness only; "thk+topg" also the bed at this level and, with
-    bed_levels 2, at the level before (the original has 1: this level).
+    thk: thickness so far; topg, topg_before: bed at this level and the level before, all (patch, y,
+    x) in m. channels "thk" takes thickness only; "thk+topg" also the bed at this level and, with
+    bed_levels 2, what it has more than the level before (the original has 1: this level).
     """
     channels = [thk / settings["thk_norm_m"]]
     if settings["channels"] == "thk+topg":
-        channels += [bed / settings["topg_norm_m"]
-                     for bed in (topg, topg_before)[:settings["bed_levels"]]]
+        channels.append(topg / settings["topg_norm_m"])
+        if settings["bed_levels"] == 2:
+            # Steps between levels are small beside the bed's range; ten times larger train faster.
+            channels.append(10 * (topg - topg_before) / settings["topg_norm_m"])
     return tf.stack(channels, axis=-1)
 
 
@@ -91,10 +93,10 @@ def run_stage(convs, thk, topg, topg_before, settings):
 
 
 def run_chain(layers, thk, topg, settings):
-    """Every stage's prediction: a list of (patch, y, x) thickness in m, the last at full resolution.
+    """Every stage's prediction: a list of (patch, y, x) thickness in m, the last the finest.
 
-    thk: bicubic input, level 0, (patch, y, x) m; topg: bed (patch, level, y, x) m, or None. Each stage
-    takes the prediction of the one before as data: gradients stay within a stage.
+    thk: bicubic input, level 0, (patch, y, x) m; topg: bed (patch, level, y, x) m, or None. Each
+    stage takes the prediction of the one before as data: gradients stay within a stage.
     """
     predictions = []
     for stage, convs in enumerate(layers.values(), 1):

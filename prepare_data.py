@@ -1,7 +1,7 @@
 """Cut an Antarctic ice-thickness map into 41 x 41 patches with inputs at every level of the chain.
 
     python prepare_data.py --scale 8                         # a synthetic ice sheet: nothing needed
-    python prepare_data.py --scale 8 --input MAP.nc          # your map, or BedMachine, ALBMAP, PISM ...
+    python prepare_data.py --scale 8 --input MAP.nc          # your map: BedMachine, PISM ...
     python prepare_data.py --scale 8 --download              # fetch ALBMAP v1 (16 MB) and use it
     python prepare_data.py --scale 8 --input MAP.nc --degrade area --split block
 
@@ -10,7 +10,9 @@ the scale and brought back to 41 x 41 by a cubic spline: the input. Each level a
 fine; the last is the map itself: the label.
 """
 
+import math
 import os
+import socket
 import tempfile
 import time
 import zipfile
@@ -25,13 +27,20 @@ from utils import InputError
 
 # ---- Settings ---------------------------------------------------------------------------------
 PATCH = 41                    # cells along each side of a patch
-WINDOW = (-1741591, 2356950, -915923, 1131135)  # x0 x1 y0 y1 [m]: 820 x 410 cells of 5 km = 200 patches
+WINDOW = (
+    -1741591,
+    2356950,
+    -915923,
+    1131135,
+)  # x0 x1 y0 y1 [m]: 820 x 410 cells of 5 km = 200 patches
 TEST_SIZE = 0.3               # share of the patches held out: 60 of 200
 VALIDATION_SIZE = 0.1         # share of the training patches that chooses the best epoch: 14 of 140
-BLOCK = (5, 4)                # rows and columns of patches in a block of the block split (1025 x 820 km)
+BLOCK = (5, 4)  # rows and columns of patches in a block of the block split (1025 x 820 km)
 ALBMAP_URL = "https://store.pangaea.de/Publications/LeBrocq_et_al_2010/ALBMAPv1.nc.zip"
-ALBMAP_CITATION = ("Le Brocq A.M., Payne A.J., Vieli A. (2010), ALBMAP v1, Earth Syst. Sci. Data 2, "
-                   "247-260, doi:10.5194/essd-2-247-2010 (data doi:10.1594/PANGAEA.734145)")
+ALBMAP_CITATION = (
+    "Le Brocq A.M., Payne A.J., Vieli A. (2010), ALBMAP v1, Earth Syst. Sci. Data 2, "
+    "247-260, doi:10.5194/essd-2-247-2010 (data doi:10.1594/PANGAEA.734145)"
+)
 DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 # -----------------------------------------------------------------------------------------------
 
@@ -42,7 +51,8 @@ DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 def fractal(rng, shape, spacing_m, slope, longest_m):
     """Gaussian random field of unit variance whose 2-D power falls as wavenumber^-slope.
 
-    Flat beyond the wavelength `longest_m`; made on twice the size and cut, so it does not wrap round.
+    Flat beyond the wavelength `longest_m`; made on twice the size and cut, so it does not wrap
+    round.
     """
     ny, nx = 2 * shape[0], 2 * shape[1]
     wavenumber = np.hypot(np.fft.fftfreq(ny, spacing_m)[:, None], np.fft.rfftfreq(nx, spacing_m))
@@ -56,10 +66,10 @@ def synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     """An Antarctic-like ice sheet on the cells of the window: a map (see utils), not a real place.
 
     Bed: fractal (2-D power ~ wavenumber^-3.5 between 200 and 10 km) on a continent that falls to a
-    shelf below sea level and a deep ocean, with sinuous troughs and mountain chains. Surface: Vialov
-    (1958) profile from the coast inward, smooth over the rough bed but for a damped copy of it; low
-    over the ice shelves. Thickness: surface - bed, floating ice in hydrostatic equilibrium, at most
-    4500 m; zero on open ocean and on nunataks. The same seed gives the same sheet.
+    shelf below sea level and a deep ocean, with sinuous troughs and mountain chains. Surface:
+    Vialov (1958) profile from the coast inward, smooth over the rough bed but for a damped copy of
+    it; low over the ice shelves. Thickness: surface - bed, floating ice in hydrostatic equilibrium,
+    at most 4500 m; zero on open ocean and on nunataks. The same seed gives the same sheet.
     """
     rng = np.random.default_rng(seed)
     x = WINDOW[0] + spacing_m * np.arange(shape[1])
@@ -93,9 +103,9 @@ def synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     thk = utils.thickness(usrf, topg) * (usrf > 0)
     thk[thk < 1] = 0
     thk, topg = thk.astype(np.float32), topg.astype(np.float32)
-    return {"x": x, "y": y, "thk": thk, "topg": topg, "usrf": None, "crs": {},
-            "name": f"synthetic ice sheet, seed {seed}", "sha256": "", "citation": "",
-            "title": "SYNTHETIC ice sheet made by prepare_data.py, no real place", "synthetic": True,
+    return {"x": x, "y": y, "thk": thk, "topg": topg, "usrf": None, "crs": {}, "sha256": "",
+            "name": f"synthetic ice sheet, seed {seed}", "citation": "", "synthetic": True,
+            "title": "SYNTHETIC ice sheet made by prepare_data.py, no real place",
             "n_missing_thk": 0, "n_negative_thk": 0}
 
 
@@ -108,9 +118,6 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
     A file that is there already is checked and used. Raises InputError where the download, the
     archive or its contents are not what they should be; nothing is left behind then.
     """
-    import socket
-    import sys
-
     path = Path(folder) / "ALBMAPv1.nc"
     if path.exists():
         print(f"{path} is there already")
@@ -127,7 +134,7 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
             with zipfile.ZipFile(archive) as zipped:
                 members = [name for name in zipped.namelist() if name.endswith(".nc")]
                 if len(members) != 1:
-                    raise InputError(f"{url}: expected one .nc file in the archive, found {members}")
+                    raise InputError(f"{url}: expected one .nc file in it, found {members}")
                 zipped.extract(members[0], scratch)
             check_albmap(Path(scratch) / members[0])
             os.replace(Path(scratch) / members[0], path)
@@ -136,27 +143,25 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
     except InputError:
         raise
     except Exception as error:  # get_file raises plain Exception for everything the network can do
-        raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, or fetch "
-                         f"it with a browser, unzip it and give it with --input") from None
+        raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, or "
+                         "fetch it with a browser, unzip it and give it with --input") from None
     finally:
         socket.setdefaulttimeout(None)
-        sys.stdout.flush()
     print(f"saved {path}")
     return path
 
 
 def check_albmap(path):
-    """Check that `path` is a whole-Antarctic map with plausible thickness and bed; else InputError."""
+    """Raise InputError unless `path` is a map of all Antarctica with plausible values."""
     found = utils.read_map(path)
     if found["topg"] is None:
-        raise InputError(f"{path}: no bed topography in it; expected ALBMAP v1: delete it, try again")
+        raise InputError(f"{path}: no bed topography; expected ALBMAP v1: delete it, try again")
     low, high = np.nanmin(found["topg"]), np.nanmax(found["topg"])
     deepest = found["thk"].max()
     if found["thk"].size < 1000**2 or not 3000 < deepest < 6000 or low < -12000 or high > 6000:
-        raise InputError(
-            f"{path}: {found['thk'].shape} cells, thickness to {deepest:.0f} m, bed {low:.0f} to "
-            f"{high:.0f} m; expected ALBMAP v1 (about 1200 x 1200, 4000 to 5000 m, -8000 to 5000 m): "
-            "delete it, try again")
+        raise InputError(f"{path}: {found['thk'].shape} cells, thickness to {deepest:.0f} m, bed "
+                         f"{low:.0f} to {high:.0f} m; expected ALBMAP v1 (about 1200 x 1200, 4000 "
+                         "to 5000 m, -8000 to 5000 m): delete it, try again")
 
 
 # ---------------------------------------------------------------- window, patches, split
@@ -165,8 +170,8 @@ def check_albmap(path):
 def window_slices(found, window):
     """Slices (y, x) of the cells of a map in `window` (x0, x1, y0, y1, m), cut to whole patches.
 
-    The window starts at the cell nearest to its lower left corner; cells beyond the last whole patch
-    are left out. Raises InputError where it leaves the map or holds no patch.
+    The window starts at the cell nearest to its lower left corner; cells beyond the last whole
+    patch are left out. Raises InputError where it leaves the map or holds no patch.
     """
     slices = []
     for name, low, high in (("y", *window[2:]), ("x", *window[:2])):
@@ -177,8 +182,8 @@ def window_slices(found, window):
         extent = (f"{found['name']} reaches from x {found['x'][0]:.0f} to {found['x'][-1]:.0f} and "
                   f"y {found['y'][0]:.0f} to {found['y'][-1]:.0f} m")
         if low < axis[0] - spacing / 2 or start + cells > len(axis):
-            raise InputError(f"window {name} {low:.0f} to {high:.0f} m lies outside the map: {extent}; "
-                             "choose --window X0 X1 Y0 Y1 inside")
+            raise InputError(f"window {name} {low:.0f} to {high:.0f} m lies outside the map: "
+                             f"{extent}; choose --window X0 X1 Y0 Y1 inside")
         if cells < PATCH:
             raise InputError(f"window {name} {low:.0f} to {high:.0f} m is {max(cells, 0)} cells of "
                              f"{spacing:.0f} m, smaller than a patch of {PATCH}; {extent}")
@@ -211,10 +216,11 @@ def split_patches(rows, columns, method, test_size, seed):
     A tenth of the training patches, drawn at random, is kept for validation.
     """
     n = rows * columns
+    if n < 10:
+        raise InputError(f"the window holds {n} patches; a split needs at least 10")
     if method == "random":
-        if n < 10:
-            raise InputError(f"the window holds {n} patches; a split needs at least 10")
-        test = train_test_split(np.arange(n), test_size=test_size, random_state=seed)[1]
+        n_test = min(math.ceil(test_size * n), n - 1)  # scikit-learn's own rule, short of all
+        test = train_test_split(np.arange(n), test_size=n_test, random_state=seed)[1]
         gap = np.zeros(n, bool)
     else:
         block = block_numbers(rows, columns)
@@ -228,9 +234,10 @@ def split_patches(rows, columns, method, test_size, seed):
     split[gap] = utils.SPLITS.index("gap")
     split[test] = utils.SPLITS.index("test")
     train = np.flatnonzero(split == utils.SPLITS.index("train"))
-    if len(train) < 10:
-        raise InputError(f"{method} split of {rows} x {columns} patches leaves {len(train)} for training,"
-                         " at least 10 are needed; choose a smaller --test-size or a larger --window")
+    if len(train) < 4 or len(test) == 0:
+        raise InputError(f"{method} split of {rows} x {columns} patches leaves {len(train)} for "
+                         f"training and {len(test)} for test, at least 4 and 1 are needed; choose "
+                         "another --test-size or a larger --window")
     validation = train_test_split(train, test_size=VALIDATION_SIZE, random_state=seed)[1]
     split[validation] = utils.SPLITS.index("validation")
     return split
@@ -243,8 +250,8 @@ def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE
             window=WINDOW, output=None):
     """Make the patches of a map (see utils.read_map) and write them to `output`; returns its path.
 
-    output: data/patches_x<scale>.nc unless given. Raises InputError where the window, the bed or the
-    thickness will not do. Prints what it made.
+    output: data/patches_x<scale>.nc unless given. Raises InputError where the window, the bed or
+    the thickness will not do. Prints what it made.
     """
     output = Path(output or utils.DATA / f"patches_x{scale}.nc")
     cells = window_slices(found, window)
@@ -252,69 +259,72 @@ def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE
     thk = found["thk"][cells]
     topg = None if found["topg"] is None else found["topg"][cells]
     if topg is not None and np.isnan(topg).any():
-        raise InputError(f"{found['name']}: the bed (topg) is missing in {np.isnan(topg).sum()} cells of "
-                         "the window; fill them, choose a --window without them, or leave topg out "
-                         "of the file")
+        raise InputError(f"{found['name']}: the bed (topg) is missing in {np.isnan(topg).sum()} "
+                         "cells of the window; fill them, choose a --window without them, or leave "
+                         "topg out of the file")
     if thk.max() <= 0:
-        raise InputError(f"{found['name']}: no ice in the window (thickness is zero everywhere); choose "
-                         "another --window")
+        raise InputError(f"{found['name']}: no ice in the window (thickness is zero everywhere); "
+                         "choose another --window")
 
     rows, columns = len(y) // PATCH, len(x) // PATCH
-    row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
     parts = split_patches(rows, columns, split, test_size, seed)
-    thk_levels = make_patch_levels(thk, scale, degrade)  # (patch, level, y, x)
-    topg_levels = None if topg is None else make_patch_levels(topg, scale, degrade)
-    learnt = parts <= utils.SPLITS.index("validation")  # the constants must not know the test patches
-    spacing_m = float(x[1] - x[0])
+    # The network's constants must not know the test patches.
+    learnt = mosaic(parts <= utils.SPLITS.index("validation"), columns)
     attributes = {
         "Conventions": "CF-1.8",
-        "title": ("SYNTHETIC " if found["synthetic"] else "") + "ice-sheet patches for the recurrent SRCNN",
+        "title": ("SYNTHETIC i" if found["synthetic"] else "I") + "ce-sheet patches for SRCNN",
         "history": f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} prepare_data.py",
-        "scale": np.int32(scale), "degrade": degrade, "split": split, "test_size": test_size,
-        "seed": np.int32(seed), "window": np.array(window, np.float64), "spacing_m": spacing_m,
-        "synthetic": "yes" if found["synthetic"] else "no",
-        "source": found["name"], "source_sha256": found["sha256"],
-        "source_title": found["title"], "citation": found["citation"],
+        "versions": str(utils.versions()), "synthetic": "yes" if found["synthetic"] else "no",
+        "source": found["name"], "source_sha256": found["sha256"], "source_title": found["title"],
+        "citation": found["citation"], "scale": np.int32(scale), "degrade": degrade,
+        "split": split, "test_size": test_size, "seed": np.int32(seed),
+        "window": np.array(window, np.float64), "spacing_m": float(x[1] - x[0]),
         "thk_max_m": float(thk.max()),
-        "thk_max_m_comment": "maximum of the window: divides the error MSE / max2, as in the original",
-        "thk_norm_m": float(thk[mosaic(learnt, columns)].max()),
-        "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[mosaic(learnt, columns)]).max()),
-        "norm_comment": "maxima of |thk| and |topg| of training patches: scale the network's channels",
-        "versions": str(utils.versions()),
+        "thk_max_m_comment": "of the window; divides the error MSE / max2, as in the original",
+        "thk_norm_m": float(thk[learnt].max()),
+        "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt]).max()),
+        "norm_comment": "maxima of |thk| and |topg| of training patches; scale network channels",
     }
-    levels = np.arange(thk_levels.shape[1])
-    field = ("patch", "level", "y", "x")
-    mapping = {"grid_mapping": "crs"} if found["crs"] else {}
-    variables = {
-        "level": (("level",), levels.astype(np.int32), {
-            "long_name": "level of the chain: 0 the coarsest (input), the last the map itself (label)"}),
-        "spacing": (("level",), spacing_m * scale / 2.0**levels, {
-            "units": "m", "long_name": "nominal spacing of the level"}),
-        "x": (("patch", "x"), np.stack([x[c * PATCH:(c + 1) * PATCH] for c in column]), {
-            "units": "m", "standard_name": "projection_x_coordinate"}),
-        "y": (("patch", "y"), np.stack([y[r * PATCH:(r + 1) * PATCH] for r in row]), {
-            "units": "m", "standard_name": "projection_y_coordinate"}),
-        "row": (("patch",), row, {"long_name": "row of the patch in the window, from the lowest y"}),
-        "column": (("patch",), column, {"long_name": "column of the patch, from the lowest x"}),
-        "split": (("patch",), parts, {"flag_values": np.arange(len(utils.SPLITS), dtype=np.int8),
-                                      "flag_meanings": " ".join(utils.SPLITS)}),
-        "thk": (field, thk_levels, {"units": "m", "standard_name": "land_ice_thickness",
-                                    "long_name": "ice thickness", **mapping}),
-    }
-    if topg is not None:
-        variables["topg"] = (field, topg_levels, {
-            "units": "m", "standard_name": "bedrock_altitude", "long_name": "bed topography", **mapping})
-    if found["crs"]:
-        variables["crs"] = ((), np.int32(0), found["crs"])
-    sizes = {"patch": rows * columns, "level": len(levels), "y": PATCH, "x": PATCH}
-    utils.write_netcdf(output, sizes, variables, attributes)
+    write_patches(output, x, y, thk, topg, parts, found["crs"], attributes)
     report(output, found, thk.shape, utils.read_patches(output))
     return output
 
 
-def make_patch_levels(field, scale, degrade):
-    """Levels (patch, level, y, x) of the field (y, x) of a window, each patch reduced by itself."""
-    return utils.make_levels(cut_patches(field), scale, degrade)
+def write_patches(path, x, y, thk, topg, parts, crs, attributes):
+    """Write the patches of a window, at every level, to a NetCDF file that describes itself.
+
+    x, y: axes of the window [m]; thk, topg: (y, x) m, topg may be None; parts: split of each patch;
+    crs: attributes of the grid mapping, {} if unknown; attributes: global ones, with scale, degrade
+    and spacing_m.
+    """
+    scale, columns = int(attributes["scale"]), len(x) // PATCH
+    row, column = np.divmod(np.arange(len(parts), dtype=np.int32), columns)
+    levels = np.arange(scale.bit_length(), dtype=np.int32)
+    spacing_m = attributes["spacing_m"] * scale / 2.0**levels
+    flags = {"flag_values": np.arange(len(utils.SPLITS), dtype=np.int8),
+             "flag_meanings": " ".join(utils.SPLITS)}
+    variables = {
+        "level": (("level",), levels, {"long_name": "level: 0 the input, the last the label"}),
+        "spacing": (("level",), spacing_m, {"units": "m", "long_name": "nominal spacing"}),
+        "x": (("patch", "x"), x.reshape(-1, PATCH)[column],
+              {"units": "m", "standard_name": "projection_x_coordinate"}),
+        "y": (("patch", "y"), y.reshape(-1, PATCH)[row],
+              {"units": "m", "standard_name": "projection_y_coordinate"}),
+        "row": (("patch",), row, {"long_name": "row of the patch, from the lowest y"}),
+        "column": (("patch",), column, {"long_name": "column of the patch, from the lowest x"}),
+        "split": (("patch",), parts, {"long_name": "what the patch is used for", **flags}),
+    }
+    mapping = {"grid_mapping": "crs"} if crs else {}
+    for name, field, standard_name in (("thk", thk, "land_ice_thickness"),
+                                       ("topg", topg, "bedrock_altitude")):
+        if field is not None:
+            values = utils.make_levels(cut_patches(field), scale, attributes["degrade"])
+            variables[name] = (("patch", "level", "y", "x"), values,
+                               {"units": "m", "standard_name": standard_name, **mapping})
+    if crs:
+        variables["crs"] = ((), np.int32(0), crs)
+    sizes = {"patch": len(parts), "level": len(levels), "y": PATCH, "x": PATCH}
+    utils.write_netcdf(path, sizes, variables, attributes)
 
 
 def mosaic(chosen, columns):
@@ -326,12 +336,12 @@ def report(path, found, shape, patches):
     """Print what prepare() made: source, window, patches, split, bicubic error at each level."""
     attrs = patches["attrs"]
     if found["synthetic"]:
-        print("SYNTHETIC ice sheet: made by formula, no real place; use --input MAP.nc for real data")
+        print("SYNTHETIC ice sheet: made by formula, no real place; --input MAP.nc for real data")
     print(f"source   {found['name']}" + (f" ({found['title']})" if found["title"] else ""))
     if found["n_missing_thk"]:
         print(f"         {found['n_missing_thk']} cells of the map have no thickness: zero ice")
     if found["n_negative_thk"]:
-        print(f"         {found['n_negative_thk']} cells of the map have negative thickness: zero ice")
+        print(f"         {found['n_negative_thk']} cells have negative thickness: zero ice")
     if patches["topg"] is None:
         print("         no bed (topg) in it: train with --channels thk")
     print(f"window   {shape[1]} x {shape[0]} cells of {attrs['spacing_m'] / 1000:g} km from x "
@@ -339,8 +349,8 @@ def report(path, found, shape, patches):
           f"{patches['y'].max():.0f} m; thickness to {attrs['thk_max_m']:.1f} m")
     counts = ", ".join(f"{len(utils.in_split(patches, name))} {name}" for name in utils.SPLITS
                        if len(utils.in_split(patches, name)))
-    print(f"patches  {len(patches['row'])} of {PATCH} x {PATCH}: {counts} ({attrs['split']} split, seed "
-          f"{attrs['seed']})")
+    print(f"patches  {len(patches['row'])} of {PATCH} x {PATCH}: {counts} ({attrs['split']} split, "
+          f"seed {attrs['seed']})")
     print(f"\n{attrs['degrade']} reduction        all patches            test patches\n"
           "level   spacing     MSE/max2    RMSE m      MSE/max2    RMSE m")
     test = utils.in_split(patches, "test")
@@ -353,7 +363,7 @@ def report(path, found, shape, patches):
 
 
 def find_map(input_file=None, download=False, record=-1):
-    """The map that the user asked for: a file, ALBMAP fetched from the net, or the synthetic sheet."""
+    """The map that the user asked for: a file, ALBMAP from the net, or the synthetic sheet."""
     if download:
         found = utils.read_map(download_albmap())
         return dict(found, citation=found["citation"] or ALBMAP_CITATION)
@@ -371,34 +381,35 @@ def patches_path(run, scale):
     return own if own.exists() else utils.DATA / f"patches_x{scale}.nc"
 
 
-def find_patches(run, scale, input_file=None):
+def find_patches(run, scale, input_file=None, trained=None):
     """The path and the contents of a run's patches; made first where missing or of another map.
 
     input_file: the map they have to come from; without it whatever patches are there will do, and
-    where there are none the synthetic ice sheet. A run that has been trained gets the patches it was
-    trained on. Raises InputError where that cannot be.
+    where there are none the synthetic ice sheet. trained: settings of the run if it exists, whose
+    patches are made as it was trained on; InputError where this map cannot give them.
     """
     path = patches_path(run, scale)
     if path.exists():
         patches = utils.read_patches(path)
         if patches["attrs"]["scale"] != scale:
-            raise InputError(f"{path}: made for scale {patches['attrs']['scale']}, not {scale}; make it "
-                             f"anew: python prepare_data.py --scale {scale} --output {path}")
+            raise InputError(f"{path}: made for scale {patches['attrs']['scale']}, not {scale}; "
+                             f"remake it: python prepare_data.py --scale {scale} --output {path}")
         if input_file is None:
             return path, patches
     found = find_map(input_file)
     if path.exists() and patches["attrs"]["source_sha256"] == found["sha256"]:
         return path, patches
     wanted = {}
-    if (utils.CHECKPOINTS / run / "settings.json").exists():
-        data = utils.read_settings(run)["data"]
+    if trained:
+        data = trained["data"]
         if data["source_sha256"] != found["sha256"]:
-            raise InputError(f"run {run} was trained on {data['source']}, not on {found['name']}; give that "
-                             "map with --input, choose another name with --run, or --restart")
+            raise InputError(f"run {run} was trained on {data['source']}, not on {found['name']}; "
+                             "give that map with --input, or choose another --run, or --restart")
         wanted = {key: data[key] for key in ("degrade", "split", "test_size", "seed", "window")}
     made, why = path, "is missing"
     if path.exists():
-        made, why = utils.DATA / f"patches_{run}.nc", "comes from another map"  # other runs keep theirs
+        # Runs of the same scale share a file of patches; theirs must stay.
+        made, why = utils.DATA / f"patches_{run}.nc", "comes from another map"
     print(f"{path} {why}: making {made} first (prepare_data.py)\n")
     prepare(scale, found, output=made, **wanted)
     print()
@@ -416,17 +427,18 @@ def main(argv=None):
     parser = utils.argument_parser(__doc__)
     parser.add_argument("--scale", type=int, choices=utils.SCALES, default=8)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--input", metavar="MAP.nc", help="ice-sheet map: thk (and topg) with x and y")
-    source.add_argument("--synthetic", action="store_true", help="a synthetic ice sheet (the default)")
-    source.add_argument("--download", action="store_true", help="fetch ALBMAP v1 from PANGAEA, 16 MB")
+    source.add_argument("--input", metavar="MAP.nc", help="map with thk (and topg), x and y")
+    source.add_argument("--synthetic", action="store_true", help="a made-up ice sheet (default)")
+    source.add_argument("--download", action="store_true", help="fetch ALBMAP v1, 16 MB")
     parser.add_argument("--degrade", choices=("bicubic", "area"), default="bicubic",
                         help="point samples on a cubic spline (the original), or cell means")
     parser.add_argument("--split", choices=("random", "block"), default="random")
     parser.add_argument("--test-size", type=float, default=TEST_SIZE, metavar="SHARE")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--window", type=float, nargs=4, default=WINDOW, metavar=("X0", "X1", "Y0", "Y1"),
+    parser.add_argument("--window", type=float, nargs=4, default=WINDOW,
+                        metavar=("X0", "X1", "Y0", "Y1"),
                         help="in projected metres (default: the original's 820 x 410 cells)")
-    parser.add_argument("--time", type=int, default=-1, metavar="N", help="record to read (default: last)")
+    parser.add_argument("--time", type=int, default=-1, metavar="N", help="record (default: last)")
     parser.add_argument("--output", metavar="FILE", help="default data/patches_x<scale>.nc")
     args = parser.parse_args(argv)
     if not 0 < args.test_size < 1:

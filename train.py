@@ -3,11 +3,12 @@
     python train.py --scale 8                          # synthetic ice sheet: needs nothing else
     python train.py --scale 8 --input MAP.nc           # your map (thk, topg, x, y)
     python train.py --scale 8 --recipe original        # the published recipe, 30000 epochs
-    python train.py --scale 8 --run wide --lr 3e-4     # an experiment of your own beside the default
+    python train.py --scale 8 --run wide --lr 3e-4     # an experiment beside the default
 
 The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
-Patches come from data/patches_<run>.nc or data/patches_x<scale>.nc; prepare_data.py makes them, here
-too when they are missing. Weights and history.csv go to checkpoints/<run>/, results to results/<run>/.
+Patches come from data/patches_<run>.nc or data/patches_x<scale>.nc; prepare_data.py makes them,
+here too when they are missing. Weights and history.csv go to checkpoints/<run>/, results to
+results/<run>/.
 """
 
 import math
@@ -33,20 +34,20 @@ RECIPES = {
         "base": "bicubic",          # the convolutions correct: none (they make the map) | bicubic
         "channels": "thk+topg",     # they see: thk | thk+topg
         "bed_levels": 2,            # bed at this level (1), and at the level before (2)
-        "filters": (64, 32),        # of every convolution but the last, which has 1
-        "kernels": (9, 1, 5),       # their sizes
+        "filters": [64, 32],        # of every convolution but the last, which has 1
+        "kernels": [9, 1, 5],       # their sizes
         "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
         "learning_rate": 1e-3,      # of Adam
         "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
         "epochs": 150,
-        "batch_size": 20,           # patches; the last, smaller batch is kept
+        "batch_size": 5,            # patches; the last, smaller batch is kept
         "augment": True,            # flips and quarter turns, drawn anew each epoch
         "validation": True,         # a tenth of the training patches chooses the best epoch
     },
     # As published (see README), with the batch, the seed and the number of stages put right.
     "original": {
         "base": "none", "channels": "thk+topg", "bed_levels": 1,
-        "filters": (64, 32), "kernels": (9, 1, 5), "weights": "normal",
+        "filters": [64, 32], "kernels": [9, 1, 5], "weights": "normal",
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},   # a dict: by scale
         "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
@@ -72,21 +73,17 @@ def make_settings(args):
 # ---------------------------------------------------------------- the settings of a run that exists
 
 
-def check_same_settings(run, settings):
-    """Raise InputError, naming what differs, where the run exists with other settings.
+def check_same_settings(old, settings):
+    """Raise InputError, naming what differs, where a run exists with other settings.
 
     A longer or shorter run at a constant learning rate is the same run.
     """
-    path = utils.CHECKPOINTS / run / "settings.json"
-    if not path.exists():
-        return
-    old = utils.read_json(path, "train with --restart")
-    ignored = {"versions"} | ({"epochs"} if settings["schedule"] == "constant" else set())
-    lines = utils.differing(*({key: value for key, value in each.items() if key not in ignored}
-                        for each in (old, settings)))
+    old = {key: value for key, value in old.items() if key != "versions"}
+    ignored = {"epochs"} if settings["schedule"] == "constant" else set()
+    lines = [line for line in utils.differing(old, settings) if line.split()[0] not in ignored]
     if lines:
-        raise InputError(f"run {run} exists with other settings: {'; '.join(lines)}. Choose another name "
-                         "with --run, or --restart to start it over")
+        raise InputError(f"run {old['run']} exists with other settings: {'; '.join(lines)}. Choose "
+                         "another name with --run, or --restart to start it over")
 
 
 # ---------------------------------------------------------------- training
@@ -105,7 +102,8 @@ def learning_rate(settings, epoch):
     """Adam's learning rate in `epoch` (from 1): constant, or half a cosine down towards 0."""
     if settings["schedule"] == "constant":
         return settings["learning_rate"]
-    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings["epochs"]))
+    done = (epoch - 1) / settings["epochs"]
+    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def draw_order(settings, n_patches, epoch):
@@ -119,7 +117,7 @@ def draw_order(settings, n_patches, epoch):
 
 
 def turn(fields, turns):
-    """Flip and transpose each patch of fields (patch, level, y, x) by its number in turns, 0 ... 7."""
+    """Flip and transpose each patch of fields (patch, level, y, x) by its turn, 0 ... 7."""
     turns = turns[:, None, None, None]
     fields = tf.where(turns & 1 > 0, fields[:, :, ::-1], fields)
     fields = tf.where(turns & 2 > 0, fields[..., ::-1], fields)
@@ -150,8 +148,9 @@ def make_step(layers, optimizer, settings):
 def make_epoch(step, layers, thk, topg, settings):
     """The compiled epoch: train_epoch(order, turns) -> (each stage's RMSE [m], weights all finite).
 
-    thk, topg: all training patches (patch, level, y, x) m, kept on the device; topg may be None. The
-    loop over batches is inside the graph: no Python runs between them, and nothing is traced twice.
+    thk, topg: all training patches (patch, level, y, x) m, kept on the device; topg may be None.
+    The loop over batches is inside the graph: no Python runs between them, and nothing is traced
+    twice.
     """
     n_patches, size = len(thk), settings["batch_size"]
     weights = model.list_weights(layers)
@@ -190,20 +189,21 @@ def make_validation(layers, thk, topg, settings):
 def train(patches, settings):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
-    patches: see utils.read_patches; settings: see make_settings, with normalisation and data. Writes
-    checkpoints/<run>/: settings.json, history.csv, latest/ (layers, Adam, epoch, best layers so far)
-    and best/ (the layers of the epoch with the least validation error; the latest without
+    patches: see utils.read_patches; settings: see make_settings, with normalisation and data.
+    Writes checkpoints/<run>/: settings.json, history.csv, latest/ (layers, Adam, epoch, best layers
+    so far) and best/ (the layers of the epoch with the least validation error; the latest without
     validation). Returns True when the run is complete, False when it was stopped by a signal.
     Raises InputError where the checkpoint does not fit, ArithmeticError at a NaN.
     """
     folder = utils.CHECKPOINTS / settings["run"]
     validation = utils.in_split(patches, "validation") if settings["validation"] else []
-    training = utils.in_split(patches, *(("train",) if len(validation) else ("train", "validation")))
+    training = utils.in_split(patches, "train", *([] if len(validation) else ["validation"]))
 
     def chosen(numbers):
         beds = settings["channels"] == "thk+topg"
         return patches["thk"][numbers], patches["topg"][numbers] if beds else None
 
+    # Everything that TensorFlow holds is made here, once; the loop below only runs it.
     tf.keras.utils.set_random_seed(settings["seed"])
     layers, best_layers = model.build_layers(settings), model.build_layers(settings)
     optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
@@ -211,81 +211,78 @@ def train(patches, settings):
     train_epoch = make_epoch(step, layers, *chosen(training), settings)
     validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None
 
-    epoch = tf.Variable(0, dtype=tf.int64)
-    best_epoch = tf.Variable(0, dtype=tf.int64)
+    epoch, best_epoch = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
     best_rmse_m = tf.Variable(np.inf, dtype=tf.float32)
-    state = tf.train.Checkpoint(layers=layers, optimizer=optimizer, epoch=epoch, best_layers=best_layers,
-                                best_epoch=best_epoch, best_rmse_m=best_rmse_m)
+    state = tf.train.Checkpoint(layers=layers, optimizer=optimizer, epoch=epoch,
+                                best_layers=best_layers, best_epoch=best_epoch,
+                                best_rmse_m=best_rmse_m)
     latest = tf.train.CheckpointManager(state, folder / "latest", max_to_keep=1)
     best = tf.train.CheckpointManager(tf.train.Checkpoint(layers=best_layers, epoch=best_epoch),
                                       folder / "best", max_to_keep=1)
     history = []
     if latest.latest_checkpoint:
-        try:
-            state.restore(latest.latest_checkpoint).assert_consumed()
-        except (ValueError, AssertionError, tf.errors.OpError) as error:
-            raise InputError(f"{latest.latest_checkpoint}: does not fit these settings, or is damaged "
-                             f"({utils.one_line(error)[:200]}); choose another --run or --restart") from None
-        history = [row for row in utils.read_table(folder / "history.csv") if row["epoch"] <= int(epoch)]
+        evaluate.restore(state, latest.latest_checkpoint)
+        history = [row for row in utils.read_table(folder / "history.csv") if row["epoch"] <= epoch]
         print(f"resuming after epoch {int(epoch)}")
-    utils.write_json(folder / "settings.json", dict(settings, versions=utils.versions()))
+    utils.write_json(folder / "settings.json", settings | {"versions": utils.versions()})
+
+    def keep_as_best():
+        best_epoch.assign(epoch)
+        for kept, weight in zip(model.list_weights(best_layers), model.list_weights(layers),
+                                strict=True):
+            kept.assign(weight)
 
     def save():
         if validate is None:
-            copy_weights()
+            keep_as_best()
+        # latest goes last: whatever a kill interrupts, it is made again from the latest before.
         best.save(checkpoint_number=best_epoch)
         utils.write_table(folder / "history.csv", history)
         latest.save(checkpoint_number=epoch)
 
-    def copy_weights():
-        best_epoch.assign(epoch)
-        for kept, weight in zip(model.list_weights(best_layers), model.list_weights(layers), strict=True):
-            kept.assign(weight)
-
-    stopped = []
-    before = {each: signal.signal(each, lambda number, frame: stopped.append(number))
-              for each in (signal.SIGINT, signal.SIGTERM)}
-    seconds = history[-1]["seconds"] if history else 0.0
-    saved_at = started = time.monotonic()
-    first = int(epoch) + 1
+    signals = []  # a signal only ends the loop between epochs, never inside one
+    handlers = {each: signal.signal(each, lambda number, frame: signals.append(number))
+                for each in (signal.SIGINT, signal.SIGTERM)}
+    first, seconds_before = int(epoch) + 1, history[-1]["seconds"] if history else 0.0
+    started = saved = time.monotonic()
     try:
         for number in range(first, settings["epochs"] + 1):
             rate = learning_rate(settings, number)
             optimizer.learning_rate.assign(rate)
             order, turns = draw_order(settings, len(training), number)
             rmse_m, finite = train_epoch(tf.constant(order), tf.constant(turns))
-            rmse_m = rmse_m.numpy()
-            if not (finite.numpy() and np.isfinite(rmse_m).all()):
-                raise ArithmeticError(
-                    f"the loss of epoch {number} is not a number; the checkpoint of epoch "
-                    f"{history[-1]['epoch'] if latest.latest_checkpoint else 0:.0f} is kept. Try a lower --lr "
-                    "with --restart or another --run")
+            if not (finite and np.isfinite(rmse_m).all()):
+                kept = f"{latest.latest_checkpoint} is kept" if latest.latest_checkpoint else ""
+                raise ArithmeticError(f"the loss of epoch {number} is not a number; {kept}; try a "
+                                      "lower --lr with --restart or another --run")
             epoch.assign(number)
-            validation_rmse_m = validate().numpy() if validate else [None] * len(rmse_m)
+            validation_rmse_m = validate().numpy() if validate else [None] * len(layers)
             if validate and validation_rmse_m[-1] < best_rmse_m:
                 best_rmse_m.assign(validation_rmse_m[-1])
-                copy_weights()
+                keep_as_best()
+
             now = time.monotonic()
-            history.append(
-                {"epoch": number, "seconds": round(seconds + now - started, 3), "learning_rate": rate}
-                | {f"train_rmse_m_stage{k}": value for k, value in enumerate(rmse_m, 1)}
-                | {f"validation_rmse_m_stage{k}": value for k, value in enumerate(validation_rmse_m, 1)})
+            row = {"epoch": number, "seconds": round(seconds_before + now - started, 3),
+                   "learning_rate": rate}
+            for stage, values in enumerate(zip(rmse_m.numpy(), validation_rmse_m, strict=True), 1):
+                row[f"train_rmse_m_stage{stage}"], row[f"validation_rmse_m_stage{stage}"] = values
+            history.append(row)
             left_s = (now - started) / (number - first + 1) * (settings["epochs"] - number)
             show_progress(number, settings["epochs"], rmse_m, validation_rmse_m[-1], left_s)
-            if stopped or now - saved_at > SAVE_EVERY_S or number == settings["epochs"]:
+            if signals or now - saved > SAVE_EVERY_S or number == settings["epochs"]:
                 save()
-                saved_at = now
-            if stopped:
+                saved = now
+            if signals:
                 break
     finally:
-        for each, handler in before.items():
+        for each, handler in handlers.items():
             signal.signal(each, handler)
         print()
     return int(epoch) >= settings["epochs"]
 
 
 def show_progress(epoch, epochs, rmse_m, validation_rmse_m, left_s):
-    """Print the progress of a training: one line that a terminal overwrites, every tenth in a log."""
+    """Print how far a training is: a line that a terminal overwrites, or 20 lines in a log."""
     stages = " ".join(f"{value:6.1f}" for value in rmse_m)
     validation = "" if validation_rmse_m is None else f"   validation {validation_rmse_m:6.1f} m"
     line = (f"epoch {epoch:5d}/{epochs}   stage RMSE {stages} m{validation}   "
@@ -303,7 +300,7 @@ def remove_run(run):
 
 
 def parse_arguments(argv):
-    """The command line, checked: scale and run always set, the scale of a run that exists kept."""
+    """The command line, checked; the run has a name."""
     parser = utils.argument_parser(__doc__)
     parser.add_argument("--scale", type=int, choices=utils.SCALES, help="default 8, or the run's")
     parser.add_argument("--input", metavar="MAP.nc", help="ice-sheet map to make the patches from")
@@ -324,22 +321,26 @@ def parse_arguments(argv):
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
     args.run = utils.check_run_name(args.run or f"x{args.scale or 8}")
-    exists = (utils.CHECKPOINTS / args.run / "settings.json").exists()
-    args.scale = args.scale or (utils.read_settings(args.run)["scale"] if exists else 8)
     return args
 
 
 def main(argv=None):
     args = parse_arguments(argv)
+    old = None  # settings of the run, where it exists and is to go on
+    if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
+        old = utils.read_settings(args.run)
+    args.scale = args.scale or (old["scale"] if old else 8)
     settings = make_settings(args)
-    if args.restart:
-        remove_run(args.run)
-    path, patches = prepare_data.find_patches(args.run, args.scale, args.input)
+    path, patches = prepare_data.find_patches(args.run, args.scale, args.input, old)
     if settings["channels"] == "thk+topg" and patches["topg"] is None:
-        raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with --channels thk")
+        raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
+                         "--channels thk")
     settings["data"] = prepare_data.describe_data(patches)
     settings |= {key: settings["data"][key] for key in ("thk_norm_m", "topg_norm_m")}
-    check_same_settings(args.run, settings)
+    if old:
+        check_same_settings(old, settings)
+    if args.restart:
+        remove_run(args.run)
 
     data = settings["data"]
     if data["synthetic"] == "yes":
@@ -352,8 +353,9 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except tf.errors.OpError as error:
-        raise InputError(f"{utils.CHECKPOINTS / args.run}: the checkpoint cannot be written; is the disk "
-                         f"full or the folder read-only? ({utils.one_line(error)[:200]})") from None
+        raise InputError(f"{utils.CHECKPOINTS / args.run}: the checkpoint cannot be written; is "
+                         "the disk full or the folder read-only? "
+                         f"({utils.one_line(error)[:200]})") from None
     if not complete:
         print("stopped; everything so far is kept, and the same command goes on from here")
         return 130

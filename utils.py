@@ -1,8 +1,8 @@
 """Maps, interpolation operators and metrics: everything the scripts share that needs no TensorFlow.
 
-A *map* is a dict: `x`, `y` (1-D, ascending, m), `thk`, `topg`, `usrf` ((y, x) float32, m; None where
-the file has none), `crs` (attributes of the grid mapping), `name`, `sha256`, `title`, `citation`,
-`synthetic`. Missing thickness is zero ice; missing bed and surface stay NaN.
+A *map* is a dict: `x`, `y` (1-D, ascending, m), `thk`, `topg`, `usrf` ((y, x) float32, m; None
+where the file has none), `crs` (attributes of the grid mapping), `name`, `sha256`, `title`,
+`citation`, `synthetic`. Missing thickness is zero ice; missing bed and surface stay NaN.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import scipy
+import scipy.interpolate
 import scipy.ndimage
 
 # Folders of the three steps, relative to where the scripts are run.
@@ -66,7 +67,7 @@ def one_line(error):
 
 
 def run_script(main):
-    """Run `main()` as a script: errors of the user or the disk end in one line and exit status 2."""
+    """Run `main()` as a script: a user's or the disk's errors end in one line and status 2."""
     try:
         sys.exit(main())
     except InputError as error:
@@ -93,7 +94,7 @@ def argument_parser(doc):
 
 @contextlib.contextmanager
 def quiet_import():
-    """Keep TensorFlow's start-up chatter (a dozen lines from C++) off the screen while it is imported.
+    """Keep TensorFlow's start-up chatter, a dozen lines from C++, off the screen at its import.
 
     It goes straight to file descriptor 2, before any log level is read; Python's errors still show.
     """
@@ -132,7 +133,7 @@ def write_json(path, content):
 
 
 def read_json(path, hint):
-    """The content of a JSON file; InputError with `hint` (what to do) where it is missing or broken."""
+    """The content of a JSON file; InputError with `hint`, what to do, where it cannot be read."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -144,16 +145,20 @@ def read_json(path, hint):
 def write_table(path, rows):
     """Write `rows` (dicts with the same keys) to `path` as CSV, at once or not at all."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def read_table(path):
-    """The rows of a CSV file as dicts of floats (None where empty)."""
+    """The rows of a CSV file as dicts of numbers, int where written so; None where empty."""
+    def number(text):
+        if not text:
+            return None
+        return int(text) if text.isdigit() else float(text)
+
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)]
+        return [{key: number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def check_run_name(run):
@@ -164,7 +169,7 @@ def check_run_name(run):
 
 
 def read_settings(run):
-    """The settings of a run, from checkpoints/<run>/settings.json; InputError if there is no such run."""
+    """The settings of a run, from checkpoints/<run>/settings.json; InputError if there are none."""
     path = CHECKPOINTS / run / "settings.json"
     return read_json(path, f"train the run first: python train.py --run {run} --scale 2|4|8|16")
 
@@ -241,7 +246,9 @@ def read_axis(ds, field, path):
                          f"{', '.join(ds.variables)}")
     values = values_m(variable)
     steps = np.diff(values)
-    if len(steps) == 0 or not np.allclose(steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())):
+    if len(steps) == 0 or not np.allclose(
+        steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())
+    ):
         raise InputError(f"{path}: {variable.name} is not evenly spaced (steps from "
                          f"{np.min(steps, initial=0):g} to {np.max(steps, initial=0):g} m); "
                          "interpolate the map to a regular grid first")
@@ -249,7 +256,7 @@ def read_axis(ds, field, path):
 
 
 def read_field(ds, field, x_dim, y_dim, time, path):
-    """Field `field` of a map as (y, x) float32 in m, NaN where missing; None if the file has none."""
+    """A field of a map as (y, x) float32 in m, NaN where missing; None if the file has none."""
     variable = find_variable(ds, field)
     if variable is None:
         return None
@@ -308,16 +315,21 @@ def read_map(path, time=-1):
         fields = {field: read_field(ds, field, *dims, time, path)
                   for field in ("thk", "topg", "usrf", "lsrf")}
         if fields["thk"] is None and (fields["usrf"] is None or fields["lsrf"] is None):
-            raise InputError(f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
-                             "land_ice_thickness, or usrf and lsrf); it has "
-                             f"{', '.join(ds.variables)}")
+            raise InputError(
+                f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
+                "land_ice_thickness, or usrf and lsrf); it has "
+                f"{', '.join(ds.variables)}"
+            )
         crs = read_crs(ds)
         texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
     lsrf = fields.pop("lsrf")
     if fields["thk"] is None:
         fields["thk"] = fields["usrf"] - lsrf
     # Both axes ascending, whatever the file's order.
-    flip = (slice(None, None, -1 if y[0] > y[-1] else 1), slice(None, None, -1 if x[0] > x[-1] else 1))
+    flip = (
+        slice(None, None, -1 if y[0] > y[-1] else 1),
+        slice(None, None, -1 if x[0] > x[-1] else 1),
+    )
     fields = {key: None if values is None else values[flip] for key, values in fields.items()}
     thk = fields["thk"]
     missing, negative = np.isnan(thk), thk < 0
@@ -371,13 +383,15 @@ def read_patches(path):
             patches["attrs"] = {key: ds.getncattr(key) for key in ds.ncattrs()}
             patches["attrs"]["scale"] = int(ds.getncattr("scale"))
         except (KeyError, AttributeError, OSError, RuntimeError) as error:
-            raise InputError(f"{path}: not a file of patches that prepare_data.py wrote, or truncated "
-                             f"({one_line(error)}); make it anew with prepare_data.py") from None
+            raise InputError(
+                f"{path}: not a file of patches that prepare_data.py wrote, or truncated "
+                f"({one_line(error)}); make it anew with prepare_data.py"
+            ) from None
     return patches
 
 
 def in_split(patches, *names):
-    """Numbers of the patches in the given splits ("train", "validation", "test", "gap"), ascending."""
+    """Numbers of the patches in the given splits ("train", "validation", ...), ascending."""
     return np.flatnonzero(np.isin(patches["split"], [SPLITS.index(name) for name in names]))
 
 
@@ -387,16 +401,17 @@ def in_split(patches, *names):
 def surface(thk, topg):
     """Upper surface elevation [m] of ice `thk` [m] on bed `topg` [m], grounded or floating.
 
-    max(thk + topg, (1 - rho_ice / rho_sea) thk), and 0 where there is no ice (DESIGN section 5).
+    max(thk + topg, (1 - rho_ice / rho_sea) thk), and 0 where there is no ice: flotation decides by
+    itself which of the two is higher.
     """
     return np.where(thk > 0, np.maximum(thk + topg, (1 - RHO_ICE / RHO_SEA) * thk), 0)
 
 
 def thickness(usrf, topg):
-    """Ice thickness [m] below the surface `usrf` [m] over the bed `topg` [m]: the inverse of surface().
+    """Ice thickness [m] from its surface `usrf` [m] over the bed `topg` [m]: surface() inverted.
 
     usrf - topg where that is heavy enough to ground; else floating ice in hydrostatic equilibrium,
-    which is at most as thick as grounds. Never below 0.
+    which at the grounding line is the same. Never below 0.
     """
     ratio = RHO_ICE / RHO_SEA
     grounded = usrf - topg
@@ -408,7 +423,7 @@ def thickness(usrf, topg):
 
 
 def coarse_size(size, factor):
-    """Cells (or samples) along an axis of `size` cells reduced by `factor`: 41 gives 20, 10, 5, 3."""
+    """Cells or samples along an axis of `size` cells reduced by `factor`: 20, 10, 5, 3 for 41."""
     return max(round(size / factor), 1)
 
 
@@ -420,7 +435,9 @@ def area_means(size, coarse):
     """
     fine_edges = np.arange(size + 1) * coarse / size  # in units of coarse cells
     edges = np.arange(coarse + 1)
-    overlap = np.minimum(edges[1:, None], fine_edges[1:]) - np.maximum(edges[:-1, None], fine_edges[:-1])
+    overlap = np.minimum(edges[1:, None], fine_edges[1:]) - np.maximum(
+        edges[:-1, None], fine_edges[:-1]
+    )
     return np.maximum(overlap, 0)
 
 
@@ -437,16 +454,30 @@ def reduce_fields(fields, factor, degrade):
     return down_y @ fields @ down_x.T
 
 
+def spline_weights(coarse, size):
+    """Matrix (size, coarse) that interpolates from centres of `coarse` cells to those of `size`.
+
+    Both sets of cells divide the same axis, so nothing shifts by half a cell. Natural cubic spline:
+    constants and ramps come back exactly, the outermost half cells are extrapolated.
+    """
+    if coarse == 1:
+        return np.ones((size, 1))
+    centres = (np.arange(coarse) + 0.5) * size / coarse
+    spline = scipy.interpolate.CubicSpline(centres, np.eye(coarse), bc_type="natural")
+    return spline(np.arange(size) + 0.5)
+
+
 def enlarge_fields(fields, shape, degrade):
     """Bring reduced fields (n, coarse y, coarse x) back to `shape` (y, x) by a cubic spline.
 
-    bicubic: samples lie on the corner cells' centres, as in the original; area: coarse cells are
-    subdivided, their centres stay where they are (half-sample symmetric beyond the edge).
+    bicubic: samples lie on the corner cells' centres, as in the original's scipy.ndimage.zoom;
+    area: on the centres of the coarse cells, which the fine cells subdivide.
     """
-    zoom = (1, shape[0] / fields.shape[1], shape[1] / fields.shape[2])
     if degrade == "bicubic":
+        zoom = (1, shape[0] / fields.shape[1], shape[1] / fields.shape[2])
         return scipy.ndimage.zoom(fields, zoom)
-    return scipy.ndimage.zoom(fields, zoom, mode="reflect", grid_mode=True)
+    up_y, up_x = (spline_weights(*sizes) for sizes in zip(fields.shape[1:], shape, strict=True))
+    return up_y @ fields @ up_x.T
 
 
 def make_levels(fields, scale, degrade):

@@ -1,0 +1,176 @@
+"""The dict of layers, a stage, the chain: against hand values and an independent convolution."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import tensorflow as tf
+
+import model
+
+NORMS = {"thk_norm_m": 4000.0, "topg_norm_m": 2000.0}
+
+
+def settings(**changes):
+    return (
+        {
+            "scale": 8,
+            "base": "bicubic",
+            "channels": "thk+topg",
+            "bed_levels": 2,
+            "filters": (64, 32),
+            "kernels": (9, 1, 5),
+            "weights": "he",
+            "seed": 0,
+        }
+        | NORMS
+        | changes
+    )
+
+
+def fill(layers, seed=0, scale=0.05):
+    """Give every layer random weights and biases."""
+    rng = np.random.default_rng(seed)
+    for weight in model.list_weights(layers):
+        weight.assign(scale * rng.standard_normal(weight.shape))
+
+
+def fields(n=2, levels=4, shape=(41, 41)):
+    rng = np.random.default_rng(1)
+    return (rng.uniform(0, 3000, (n, *shape)).astype(np.float32),
+            rng.uniform(-1000, 1000, (n, levels, *shape)).astype(np.float32))
+
+
+# ---------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("scale, stages", [(2, 1), (4, 2), (8, 3), (16, 4)])
+def test_dict_of_layers_has_log2_scale_stages_of_9_1_5(scale, stages):
+    layers = model.build_layers(settings(scale=scale))
+    assert list(layers) == [f"stage{k}" for k in range(1, stages + 1)]
+    for convs in layers.values():
+        assert list(convs) == ["conv1", "conv2", "conv3"]
+        assert [tuple(conv.kernel.shape) for conv in convs.values()] == [
+            (9, 9, 3, 64), (1, 1, 64, 32), (5, 5, 32, 1)]
+    n_weights = sum(int(np.prod(weight.shape)) for weight in model.list_weights(layers))
+    assert n_weights == stages * (81 * 3 * 64 + 64 + 64 * 32 + 32 + 25 * 32 + 1)
+
+
+@pytest.mark.parametrize("changes, n_channels", [
+    ({"channels": "thk"}, 1), ({"bed_levels": 1}, 2), ({"bed_levels": 2}, 3)])
+def test_input_channels(changes, n_channels):
+    layers = model.build_layers(settings(**changes))
+    assert layers["stage1"]["conv1"].kernel.shape[2] == n_channels
+
+
+def test_first_weights_of_the_original():
+    layers = model.build_layers(settings(weights="normal", bed_levels=1))
+    kernel = layers["stage2"]["conv1"].kernel.numpy()  # 10368 draws of N(0, 1e-3)
+    assert kernel.std() == pytest.approx(1e-3, rel=0.03)
+    assert abs(kernel.mean()) < 5e-5
+    assert not np.any(layers["stage2"]["conv1"].bias.numpy())
+
+
+def test_first_weights_he():
+    layers = model.build_layers(settings())
+    assert layers["stage1"]["conv1"].kernel.numpy().std() == pytest.approx(
+        np.sqrt(2 / 243), rel=0.03
+    )
+    assert not np.any(layers["stage1"]["conv3"].kernel.numpy())
+
+
+def test_seed_decides_the_weights_and_every_layer_has_its_own():
+    def kernels(seed):
+        layers = model.build_layers(settings(seed=seed))
+        return [convs["conv1"].kernel.numpy() for convs in layers.values()]
+    for first, again in zip(kernels(0), kernels(0), strict=True):
+        np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(kernels(0)[0], kernels(1)[0])
+    assert not np.array_equal(kernels(0)[0], kernels(0)[1])
+
+
+# ---------------------------------------------------------------- one stage
+
+
+@pytest.mark.parametrize("base, expected", [("none", 0), ("bicubic", 1)])
+def test_base_by_hand(base, expected):
+    """One 1 x 1 convolution that adds 0.25 x bed / bed norm + 0.01, on either base."""
+    chosen = settings(base=base, filters=(), kernels=(1,), bed_levels=1)
+    convs = model.build_layers(chosen)["stage1"]
+    convs["conv1"].kernel.assign(np.reshape([0.0, 0.25], (1, 1, 2, 1)))
+    convs["conv1"].bias.assign([0.01])
+    thk, topg = np.full((1, 3, 3), 1500.0, "f"), np.full((1, 3, 3), -400.0, "f")
+    found = model.run_stage(convs, thk, topg, topg, chosen)
+    np.testing.assert_allclose(
+        found, expected * 1500 + 4000 * (0.25 * -400 / 2000 + 0.01), rtol=1e-6
+    )
+
+
+def test_untrained_default_is_the_base_itself():
+    thk, topg = fields()
+    for prediction in model.run_chain(model.build_layers(settings()), thk, topg, settings()):
+        np.testing.assert_array_equal(prediction, thk)
+
+
+def srcnn_by_scipy(convs, thk, topg, before):
+    """A stage by scipy's correlation with zero padding: an independent SRCNN on one patch."""
+    values = [
+        thk / NORMS["thk_norm_m"],
+        topg / NORMS["topg_norm_m"],
+        10 * (topg - before) / NORMS["topg_norm_m"],
+    ]
+    for i, conv in enumerate(convs.values(), 1):
+        kernel, bias = conv.kernel.numpy().astype(float), conv.bias.numpy()
+        values = [sum(scipy.signal.correlate2d(value, kernel[:, :, c, f], mode="same")
+                      for c, value in enumerate(values)) + bias[f] for f in range(kernel.shape[3])]
+        if i < len(convs):
+            values = [np.maximum(value, 0) for value in values]
+    return thk + NORMS["thk_norm_m"] * values[0]
+
+
+def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level():
+    chosen = settings(scale=4, filters=(5, 4), kernels=(9, 1, 5))
+    layers = model.build_layers(chosen)
+    fill(layers)
+    thk, topg = fields(levels=3, shape=(17, 13))
+    found = model.run_chain(layers, thk, topg, chosen)
+    assert [prediction.shape for prediction in found] == [(2, 17, 13)] * 2
+    for patch in range(2):
+        first = srcnn_by_scipy(
+            layers["stage1"], thk[patch].astype(float), topg[patch, 1], topg[patch, 0]
+        )
+        second = srcnn_by_scipy(layers["stage2"], first, topg[patch, 2], topg[patch, 1])
+        np.testing.assert_allclose(found[0][patch], first, rtol=1e-4, atol=0.05)
+        np.testing.assert_allclose(found[1][patch], second, rtol=1e-4, atol=0.05)
+
+
+# ---------------------------------------------------------------- the chain
+
+
+def test_gradients_stay_within_a_stage():
+    chosen = settings(scale=4, filters=(4,), kernels=(3, 3))
+    layers = model.build_layers(chosen)
+    fill(layers)
+    thk, topg = fields(levels=3)
+    with tf.GradientTape() as tape:
+        last = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1]))
+    gradients = tape.gradient(last, model.list_weights(layers))
+    assert [gradient is None for gradient in gradients] == [True] * 4 + [False] * 4
+
+
+def test_thickness_alone_needs_no_bed():
+    chosen = settings(channels="thk")
+    layers = model.build_layers(chosen)
+    fill(layers)
+    predictions = model.run_chain(layers, fields()[0], None, chosen)
+    assert len(predictions) == 3
+    assert np.isfinite(predictions[-1]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 90), (64, 33)])
+def test_any_height_and_width(shape):
+    layers = model.build_layers(settings(scale=2))
+    fill(layers)
+    assert model.run_chain(layers, *fields(levels=2, shape=shape), settings(scale=2))[0].shape == (
+        2,
+        *shape,
+    )

@@ -1,0 +1,406 @@
+"""Recipes, batches, the compiled epoch, resuming bit for bit, and what the user is told."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
+
+import evaluate
+import model
+import prepare_data
+import train
+import utils
+from utils import InputError
+
+QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4"]
+
+
+def settings_of(*argv):
+    return train.make_settings(train.parse_arguments(list(argv)))
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("scale, epochs, rate", [
+    ("4", 100000, 1e-6), ("8", 30000, 1e-4), ("16", 30000, 1e-4)])
+def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
+    settings = settings_of("--scale", scale, "--recipe", "original")
+    expected = {
+        "epochs": epochs,
+        "learning_rate": rate,
+        "schedule": "constant",
+        "weights": "normal",
+        "base": "none",
+        "filters": [64, 32],
+        "kernels": [9, 1, 5],
+        "bed_levels": 1,
+        "batch_size": 80,
+        "augment": False,
+        "validation": False,
+    }
+    assert {key: settings[key] for key in expected} == expected
+
+
+def test_command_line_changes_the_recipe(folder):
+    settings = settings_of("--scale", "4", "--base", "none", "--channels", "thk", "--epochs", "7",
+                           "--lr", "0.5", "--batch-size", "3", "--seed", "9", "--run", "mine")
+    assert {
+        key: settings[key]
+        for key in ("base", "channels", "epochs", "learning_rate", "batch_size", "seed", "run")
+    } == {
+        "base": "none",
+        "channels": "thk",
+        "epochs": 7,
+        "learning_rate": 0.5,
+        "batch_size": 3,
+        "seed": 9,
+        "run": "mine",
+    }
+    assert settings_of()["run"] == "x8"
+
+
+def test_learning_rates():
+    cosine = {"schedule": "cosine", "learning_rate": 1e-3, "epochs": 100}
+    assert train.learning_rate(cosine, 1) == 1e-3
+    assert train.learning_rate(cosine, 51) == pytest.approx(0.5e-3)
+    assert 0 < train.learning_rate(cosine, 100) < 1e-6
+    assert train.learning_rate(cosine | {"schedule": "constant"}, 77) == 1e-3
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_order_is_drawn_from_seed_and_epoch_alone():
+    settings = {"seed": 1, "augment": True}
+    order, turns = train.draw_order(settings, 126, 5)
+    np.testing.assert_array_equal(np.sort(order), np.arange(126))
+    assert set(turns) == set(range(8))
+    np.testing.assert_array_equal(train.draw_order(settings, 126, 5)[0], order)
+    assert not np.array_equal(train.draw_order(settings, 126, 6)[0], order)
+    assert not np.array_equal(train.draw_order(settings | {"seed": 2}, 126, 5)[0], order)
+    assert not train.draw_order(settings | {"augment": False}, 126, 5)[1].any()
+
+
+def test_turns_are_the_eight_symmetries_of_the_square():
+    fields = np.broadcast_to(np.arange(9.0).reshape(3, 3), (8, 2, 3, 3))
+    turned = train.turn(tf.constant(fields), tf.range(8)).numpy()
+    square = fields[0, 0]
+    expected = {each.tobytes() for quarter in range(4)
+                for each in (np.rot90(square, quarter), np.rot90(square.T, quarter))}
+    assert {turned[i, 1].tobytes() for i in range(8)} == expected
+    np.testing.assert_array_equal(turned[0, 0], square)
+    np.testing.assert_array_equal(turned[:, 0], turned[:, 1])  # every level the same way
+
+
+# ---------------------------------------------------------------- the step and the epoch
+
+
+def random_fields(n=6, levels=3, size=9):
+    rng = np.random.default_rng(0)
+    return (rng.uniform(0, 3000, (n, levels, size, size)).astype(np.float32),
+            rng.uniform(-1000, 1000, (n, levels, size, size)).astype(np.float32))
+
+
+def small_chain(**changes):
+    settings = {
+        "scale": 4,
+        "base": "bicubic",
+        "channels": "thk+topg",
+        "bed_levels": 2,
+        "filters": (4,),
+        "kernels": (3, 3),
+        "weights": "normal",
+        "seed": 0,
+        "thk_norm_m": 3000.0,
+        "topg_norm_m": 1000.0,
+        "batch_size": 4,
+    } | changes
+    return settings, model.build_layers(settings)
+
+
+def test_one_step_is_an_adam_step_of_each_stage_on_its_own_mse():
+    settings, layers = small_chain()
+    expected = model.build_layers(settings)
+    thk, topg = random_fields()
+    step = train.make_step(layers, tf.keras.optimizers.Adam(1e-2), settings)
+    mse = step(tf.constant(thk), tf.constant(topg)).numpy()
+
+    before = thk[:, 0]
+    for stage, convs in enumerate(expected.values(), 1):
+        weights = [weight for conv in convs.values() for weight in conv.trainable_variables]
+        with tf.GradientTape() as tape:
+            prediction = model.run_stage(
+                convs, before, topg[:, stage], topg[:, stage - 1], settings
+            )
+            loss = tf.reduce_mean(tf.square((prediction - thk[:, stage]) / 3000))
+        assert mse[stage - 1] == pytest.approx(float(loss) * 3000**2, rel=1e-5)
+        for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
+            # Adam's first step (Kingma & Ba 2015, with their epsilon-hat of 1e-7)
+            weight.assign_sub(1e-2 * gradient / (tf.abs(gradient) + 1e-7 / np.sqrt(1 - 0.999)))
+        before = prediction.numpy()
+    for found, wanted in zip(model.list_weights(layers), model.list_weights(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_epoch_sees_every_patch_once_the_last_smaller_batch_too():
+    """At a learning rate of 0 the epoch's RMSE is that of all 6 patches, in batches of 4 and 2."""
+    settings, layers = small_chain()
+    thk, topg = random_fields()
+    step = train.make_step(layers, tf.keras.optimizers.Adam(0.0), settings)
+    epoch = train.make_epoch(step, layers, thk, topg, settings)
+    rmse_m, finite = epoch(
+        tf.constant(np.random.default_rng(0).permutation(6)), tf.zeros(6, tf.int64)
+    )
+    predictions = model.run_chain(layers, thk[:, 0], topg, settings)
+    for stage, prediction in enumerate(predictions, 1):
+        assert float(rmse_m[stage - 1]) == pytest.approx(
+            utils.rmse_m(prediction, thk[:, stage]), rel=1e-4
+        )
+    assert finite
+
+
+def test_nothing_is_traced_or_added_after_the_first_epoch():
+    settings, layers = small_chain()
+    thk, topg = random_fields()
+    optimizer = tf.keras.optimizers.Adam(1e-3)
+    epoch = train.make_epoch(
+        train.make_step(layers, optimizer, settings), layers, thk, topg, settings
+    )
+    counts = []
+    for number in range(1, 6):
+        optimizer.learning_rate.assign(1e-3 / number)
+        epoch(*map(tf.constant, train.draw_order({"seed": 0, "augment": True}, 6, number)))
+        graph = epoch.get_concrete_function(
+            *map(tf.constant, train.draw_order({"seed": 0, "augment": True}, 6, number))).graph
+        counts.append((epoch.experimental_get_tracing_count(), len(graph.get_operations()),
+                       len(optimizer.variables), len(model.list_weights(layers))))
+    assert counts == [counts[0]] * 5
+    assert counts[0][0] == 1
+
+
+def test_training_beats_bicubic(small_patches, small_settings):
+    train.train(small_patches, small_settings | {"epochs": 150})
+    assert evaluate.evaluate("tiny")["test"]["ratio"] < 0.6
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def final_state(run, which="latest"):
+    """All numbers of a run's checkpoint by name."""
+    path = tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)
+    reader = tf.train.load_checkpoint(path)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+            if "OBJECT_GRAPH" not in name and "save_counter" not in name}
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    assert len(one) > 20
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def start(*argv):
+    """Start train.py as a process of its own that saves after every epoch."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import train, utils; "
+        "train.SAVE_EVERY_S = 0; "
+        "utils.run_script(train.main)"
+    )
+    return subprocess.Popen([sys.executable, "-u", "-c", code, str(REPOSITORY), *argv], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(process, text):
+    """Read what a process prints up to a line with `text`."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without '{text}': {process.stderr.read()}")
+
+
+def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patches, folder):
+    command = ["--scale", "4", "--epochs", "40", "--batch-size", "3", "--run"]
+    whole = start(*command, "whole")
+    assert whole.communicate()[1] == ""
+    assert whole.returncode == 0
+
+    killed = start(*command, "killed")
+    wait_for(killed, "epoch    10/40")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    stopped = start(*command, "killed")
+    wait_for(stopped, "epoch    24/40")
+    stopped.send_signal(signal.SIGINT)
+    rest, said = stopped.communicate()
+    assert stopped.returncode == 130
+    assert "same command goes on" in rest
+    assert said == ""
+    resumed = start(*command, "killed")
+    assert "resuming after epoch" in resumed.communicate()[0]
+    assert resumed.returncode == 0
+
+    for which in ("latest", "best"):
+        path = [
+            tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)
+            for run in ("whole", "killed")
+        ]
+        assert Path(path[0]).name == Path(path[1]).name
+    assert_same_state(final_state("whole"), final_state("killed"))
+    for run in ("whole", "killed"):
+        with open(utils.CHECKPOINTS / run / "history.csv", newline="") as file:
+            rows = [{key: value for key, value in row.items() if key != "seconds"}
+                    for row in csv.DictReader(file)]
+        assert [float(row["epoch"]) for row in rows] == list(range(1, 41))
+        if run == "whole":
+            expected = rows
+    assert rows == expected
+
+
+def test_same_seed_same_numbers(small_patches, small_settings):
+    for run, seed in (("one", 5), ("two", 5), ("other", 6)):
+        train.train(small_patches, small_settings | {"run": run, "seed": seed})
+    assert_same_state(final_state("one"), final_state("two"))
+    assert not np.array_equal(
+        *(
+            next(value for name, value in final_state(run).items() if "conv1/_kernel" in name)
+            for run in ("one", "other")
+        )
+    )
+
+
+def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, small_settings):
+    train.train(small_patches, small_settings | {"epochs": 30, "learning_rate": 0.02})
+    rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
+    validation = [row["validation_rmse_m_stage2"] for row in rows]
+    path = tf.train.latest_checkpoint(utils.CHECKPOINTS / "tiny" / "best")
+    assert path.endswith(f"ckpt-{np.argmin(validation) + 1}")
+    layers = evaluate.load_layers(small_settings)
+    numbers = utils.in_split(small_patches, "validation")
+    predicted = evaluate.predict(layers, small_patches, small_settings, numbers)[-1]
+    assert utils.rmse_m(predicted, small_patches["thk"][numbers, -1]) == pytest.approx(
+        min(validation), rel=1e-4
+    )
+
+
+def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, folder, capsys):
+    command = ["--scale", "4", "--recipe", "original", "--run", "old", "--epochs"]
+    for epochs in ("2", "4"):
+        assert train.main([*command, epochs]) == 0
+    assert "resuming after epoch 2" in capsys.readouterr().out
+    metrics = json.loads((folder / "results" / "old" / "metrics.json").read_text())
+    assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (8, 0, 4)
+    assert len(utils.read_table(utils.CHECKPOINTS / "old" / "history.csv")) == 4
+
+
+def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder, capsys):
+    assert train.main(QUICK) == 0
+    before = final_state("x4")
+    status, said = run_main(train.main, [*QUICK, "--lr", "0.01", "--seed", "3"], capsys)
+    assert status == 2
+    assert "learning_rate 0.001 -> 0.01; seed 0 -> 3" in said
+    assert_same_state(before, final_state("x4"))
+    assert train.main([*QUICK, "--lr", "0.01", "--restart"]) == 0
+    assert evaluate.utils.read_settings("x4")["learning_rate"] == 0.01
+
+
+def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    small_patches, folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
+    monkeypatch.setattr(train, "learning_rate", lambda settings, epoch: 1e-3 if epoch < 4 else 1e30)
+    assert train.main(["--scale", "4", "--epochs", "9", "--batch-size", "4"]) == 1
+    said = capsys.readouterr().err
+    assert "not a number" in said
+    assert "latest/ckpt-3 is kept" in said
+    state = final_state("x4")
+    assert all(np.isfinite(values).all() for values in state.values() if values.dtype == np.float32)
+
+
+# ---------------------------------------------------------------- as a user
+
+
+def test_result_of_a_synthetic_run_says_so(folder, capsys):
+    assert train.main(["--scale", "2", "--epochs", "1", "--batch-size", "70"]) == 0
+    said = capsys.readouterr().out
+    assert "data/patches_x2.nc is missing: making data/patches_x2.nc first" in said
+    assert said.count("SYNTHETIC") >= 3
+    assert "results/x2/comparison.png" in said
+    assert json.loads((folder / "results/x2/metrics.json").read_text())["synthetic"] is True
+
+
+def test_restart_with_a_missing_map_loses_nothing(small_patches, folder, capsys):
+    assert train.main(QUICK) == 0
+    status, said = run_main(train.main, [*QUICK, "--restart", "--input", "absent.nc"], capsys)
+    assert (status, said) == (2, "error: absent.nc: no such file\n")
+    assert final_state("x4")
+
+
+def test_runs_on_other_maps_keep_to_themselves(small_patches, small_map, folder, capsys):
+    """--input with another map: a run that exists refuses, a new one makes patches of its own."""
+    other = prepare_data.synthetic_map(seed=8)
+    path = write_map(folder / "other.nc", {"y": 410, "x": 820}, {
+        name: ((name,), other[name], {"units": "m"}) for name in "xy"}, {
+        name: (("y", "x"), other[name], {"units": "m"}) for name in ("thk", "topg")})
+    assert train.main(QUICK) == 0
+    status, said = run_main(train.main, [*QUICK, "--input", path], capsys)
+    assert status == 2
+    assert "run x4 was trained on small.nc, not on other.nc" in said
+    assert (
+        train.main(
+            [*QUICK, "--input", str(path), "--run", "new", "--batch-size", "70", "--epochs", "1"]
+        )
+        == 0
+    )
+    made = {
+        name: utils.read_patches(folder / "data" / f"patches_{name}.nc") for name in ("x4", "new")
+    }
+    assert made["x4"]["attrs"]["source"] == "small.nc"
+    assert made["new"]["attrs"]["source"] == "other.nc"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--scale", "5"], "invalid choice: 5"),
+    (["--recipe", "best"], "invalid choice: 'best'"),
+    (["--lr", "-1"], "--lr -1: expected a number above 0"),
+    (["--epochs", "0"], "--epochs 0: expected a number above 0"),
+    (["--run", "../x8"], "expected letters, digits"),
+    (["--input", "absent.nc", "--run", "new"], "absent.nc: no such file"),
+])
+def test_bad_usage_is_one_line_and_status_2(arguments, message, small_patches, capsys):
+    status, said = run_main(train.main, ["--scale", "4", *arguments], capsys)
+    assert status == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_no_bed_offers_thickness_only(folder, capsys):
+    found = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    prepare_data.prepare(4, dict(found, topg=None), window=SMALL_WINDOW)
+    status, said = run_main(train.main, QUICK, capsys)
+    assert status == 2
+    assert "no bed (topg); train on thickness alone with --channels thk" in said
+    assert train.main([*QUICK, "--channels", "thk"]) == 0
+
+
+def test_checkpoint_that_does_not_fit_is_named(small_patches, small_settings):
+    train.train(small_patches, small_settings)
+    for changes in ({"filters": (9, 4)}, {"filters": (8, 8, 4), "kernels": (5, 1, 1, 3)}):
+        with pytest.raises(InputError, match="not the layers that settings.json describes"):
+            train.train(small_patches, small_settings | changes)
+
+
+def test_unwritable_checkpoints_are_one_line(small_patches, folder, capsys):
+    (folder / "checkpoints").write_text("in the way of a folder")
+    status, said = run_main(train.main, QUICK, capsys)
+    assert status == 2
+    assert said.count("\n") == 1
