@@ -28,6 +28,7 @@ DPI = 150
 THK_COLOURS = "viridis"        # thickness
 ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white right
 SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
+LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 PREDICT_BATCH = 50             # patches predicted at a time
 # -----------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def plot_comparison(path, metrics, patches, predicted, count, show=False):
         number = numbers[i]
         extent = km_extent(patches["x"][number], patches["y"][number])
         maps = (bicubic[i], predicted[i], label[i])
-        limits = (min(label[i].min(), 0.0), max(label[i].max(), 1.0))
+        limits = (0, max(label[i].max(), LEAST_SCALE_M))
         titles = (f"bicubic, RMSE {rmse['bicubic'][i]:.1f} m",
                   f"model, RMSE {rmse['model'][i]:.1f} m", f"label, patch {number} ({rows[i]})")
         for panel, field, title in zip(axes, maps, titles, strict=False):
@@ -257,7 +258,7 @@ def plot_window(path, metrics, patches, predicted, show=False):
     limit = error_limit_m(bicubic, label)
     thk_style = ((0, float(label.max())), THK_COLOURS)
     error_style = ((-limit, limit), ERROR_COLOURS)
-    figure, grid = plt.subplots(3, 2, figsize=(13, 11.5), layout="constrained")
+    figure, grid = plt.subplots(3, 2, figsize=(13, 10.4), layout="constrained")
     figure.suptitle(headline(metrics), fontsize=11)
     for axes, title, field in zip(grid[:, 0], ("bicubic", "model", "label"),
                                   (bicubic, model_map, label), strict=True):
@@ -340,7 +341,7 @@ def plot_all_patches(folder, metrics, patches, predicted):
     for number in utils.in_split(patches, "test"):
         thk = patches["thk"][number]
         maps = {"bicubic": thk[0], "predicted": predicted[number], "label": thk[-1]}
-        limits = (min(thk[-1].min(), 0.0), max(thk[-1].max(), 1.0))
+        limits = (0, max(thk[-1].max(), LEAST_SCALE_M))
         extent = km_extent(patches["x"][number], patches["y"][number])
         for name, field in maps.items():
             figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")

@@ -24,10 +24,13 @@ def build_layers(settings):
     """All layers of the chain, built once: {"stage1": {"conv1": layer, "conv2": ...}, ...}.
 
     settings: scale; channels and bed_levels (see stage_channels); filters, of every convolution but
-    the last, which has 1; kernels, one more than filters; weights, "normal" for N(0, 1e-3) as in
-    the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so that
-    a stage starts as its base; seed. Biases start at 0.
+    the last, which has 1; kernels, one more than filters, odd; weights, "normal" for N(0, 1e-3) as
+    in the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so
+    that a stage starts as its base; seed. Biases start at 0. Raises InputError for even kernels.
     """
+    if any(kernel % 2 == 0 for kernel in settings["kernels"]):
+        raise utils.InputError(f"kernels {settings['kernels']}: sides have to be odd, so that a "
+                               "cell is at the centre")
     n_channels = 1 if settings["channels"] == "thk" else 1 + settings["bed_levels"]
     filters = [*settings["filters"], 1]
     layers = {}
@@ -80,6 +83,27 @@ def stage_base(thk, settings):
     return thk if settings["base"] == "bicubic" else tf.zeros_like(thk)
 
 
+@tf.custom_gradient
+def convolve_to_one(values, kernel):
+    """A convolution to one channel, (patch, y, x, channel) to (patch, y, x, 1), kernel sides odd.
+
+    Equal to tf.nn.conv2d(values, kernel, 1, "SAME"), which on a CPU takes a quarter of the whole
+    training step, for it is laid out for many channels out. So forward is channel by channel and a
+    sum; both gradients are those of the mirrored convolution, from one channel to many.
+    """
+    by_channel = tf.nn.depthwise_conv2d(values, kernel, (1, 1, 1, 1), "SAME")
+
+    def gradient(upstream):
+        mirrored = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+        for_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=upstream, filter_sizes=tf.shape(mirrored), out_backprop=values,
+            strides=[1, 1, 1, 1], padding="SAME")
+        return (tf.nn.conv2d(upstream, mirrored, 1, "SAME"),
+                tf.transpose(for_kernel, (0, 1, 3, 2))[::-1, ::-1])
+
+    return tf.reduce_sum(by_channel, axis=-1, keepdims=True), gradient
+
+
 def run_stage(convs, thk, topg, topg_before, settings):
     """One SRCNN: thickness at level k from thickness at level k-1, all (patch, y, x) in m.
 
@@ -87,8 +111,10 @@ def run_stage(convs, thk, topg, topg_before, settings):
     settings["channels"] is "thk").
     """
     values = stage_channels(thk, topg, topg_before, settings)  # (patch, y, x, channel)
-    for conv in convs.values():
+    *hidden, last = convs.values()
+    for conv in hidden:
         values = conv(values)
+    values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias
     return stage_base(thk, settings) + settings["thk_norm_m"] * values[..., 0]
 
 

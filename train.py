@@ -119,8 +119,8 @@ def draw_order(settings, n_patches, epoch):
 def turn(fields, turns):
     """Flip and transpose each patch of fields (patch, level, y, x) by its turn, 0 ... 7."""
     turns = turns[:, None, None, None]
-    fields = tf.where(turns & 1 > 0, fields[:, :, ::-1], fields)
-    fields = tf.where(turns & 2 > 0, fields[..., ::-1], fields)
+    fields = tf.where(turns & 1 > 0, tf.reverse(fields, [2]), fields)
+    fields = tf.where(turns & 2 > 0, tf.reverse(fields, [3]), fields)
     return tf.where(turns & 4 > 0, tf.transpose(fields, (0, 1, 3, 2)), fields)
 
 

@@ -6,6 +6,7 @@ import scipy.signal
 import tensorflow as tf
 
 import model
+import utils
 
 NORMS = {"thk_norm_m": 4000.0, "topg_norm_m": 2000.0}
 
@@ -109,6 +110,28 @@ def test_untrained_default_is_the_base_itself():
     thk, topg = fields()
     for prediction in model.run_chain(model.build_layers(settings()), thk, topg, settings()):
         np.testing.assert_array_equal(prediction, thk)
+
+
+@pytest.mark.parametrize("side", [1, 5])
+def test_convolution_to_one_channel_is_conv2d_with_its_gradients(side):
+    rng = np.random.default_rng(0)
+    values = tf.constant(rng.standard_normal((2, 9, 12, 6)), tf.float64)
+    kernel = tf.constant(rng.standard_normal((side, side, 6, 1)), tf.float64)
+    weights = rng.standard_normal((2, 9, 12, 1))  # of each output, so that every gradient differs
+    found = []
+    for convolve in (lambda v, k: tf.nn.conv2d(v, k, 1, "SAME"), model.convolve_to_one):
+        with tf.GradientTape() as tape:
+            tape.watch([values, kernel])
+            result = convolve(values, kernel)
+            loss = tf.reduce_sum(result * weights)
+        found.append([result, *tape.gradient(loss, [values, kernel])])
+    for expected, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(utils.InputError, match="have to be odd"):
+        model.build_layers(settings(kernels=(9, 2, 5)))
 
 
 def srcnn_by_scipy(convs, thk, topg, before):
