@@ -26,8 +26,11 @@ def build_layers(settings):
     settings: scale; channels and bed_levels (see stage_channels); filters, of every convolution but
     the last, which has 1; kernels, one more than filters, odd; weights, "normal" for N(0, 1e-3) as
     in the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so
-    that a stage starts as its base; seed. Biases start at 0. Raises InputError for even kernels.
+    that a stage starts as its base; seed. Biases start at 0. Raises InputError for other kernels.
     """
+    if len(settings["kernels"]) != len(settings["filters"]) + 1:
+        raise utils.InputError(f"kernels {settings['kernels']} for filters {settings['filters']}: "
+                               "one kernel more is needed, for the last convolution")
     if any(kernel % 2 == 0 for kernel in settings["kernels"]):
         raise utils.InputError(f"kernels {settings['kernels']}: sides have to be odd, so that a "
                                "cell is at the centre")

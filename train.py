@@ -39,7 +39,7 @@ RECIPES = {
         "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
         "learning_rate": 1e-3,      # of Adam
         "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
-        "epochs": 150,
+        "epochs": 200,
         "batch_size": 5,            # patches; the last, smaller batch is kept
         "augment": True,            # flips and quarter turns, drawn anew each epoch
         "validation": True,         # a tenth of the training patches chooses the best epoch

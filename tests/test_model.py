@@ -129,9 +129,10 @@ def test_convolution_to_one_channel_is_conv2d_with_its_gradients(side):
         np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_even_kernels_are_refused():
-    with pytest.raises(utils.InputError, match="have to be odd"):
-        model.build_layers(settings(kernels=(9, 2, 5)))
+@pytest.mark.parametrize("kernels, message", [((9, 2, 5), "odd"), ((9, 5), "one kernel more")])
+def test_kernels_that_will_not_do(kernels, message):
+    with pytest.raises(utils.InputError, match=message):
+        model.build_layers(settings(kernels=kernels))
 
 
 def srcnn_by_scipy(convs, thk, topg, before):
