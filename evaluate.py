@@ -128,6 +128,14 @@ def measure(predictions, patches, settings, numbers):
     }
 
 
+def best_epoch(history):
+    """Epoch whose layers are in best/: that of the least validation error, else the last one."""
+    last_stage = next(key for key in reversed(history[-1]) if key.startswith("validation"))
+    if history[-1][last_stage] is None:
+        return history[-1]["epoch"]
+    return min(history, key=lambda row: row[last_stage])["epoch"]
+
+
 def metrics_rows(metrics):
     """The table of a run: a dict for each stage, and of each method in it, the whole chain last."""
     rows = []
@@ -258,7 +266,7 @@ def plot_window(path, metrics, patches, predicted, show=False):
     limit = error_limit_m(bicubic, label)
     thk_style = ((0, float(label.max())), THK_COLOURS)
     error_style = ((-limit, limit), ERROR_COLOURS)
-    figure, grid = plt.subplots(3, 2, figsize=(13, 10.4), layout="constrained")
+    figure, grid = plt.subplots(3, 2, figsize=(13, 11.3), layout="compressed")
     figure.suptitle(headline(metrics), fontsize=11)
     for axes, title, field in zip(grid[:, 0], ("bicubic", "model", "label"),
                                   (bicubic, model_map, label), strict=True):
@@ -306,8 +314,11 @@ def plot_training(path, metrics, history, show=False):
                           label="  validation")
     axes.axhline(metrics["test"]["bicubic"]["rmse_m"], color="grey", linestyle=":",
                  label="bicubic, test patches")
-    axes.plot(epochs[-1], metrics["test"]["model"]["rmse_m"], "k*", label="model, test patches")
+    axes.plot(metrics["epoch"], metrics["test"]["model"]["rmse_m"], "k*",
+              label=f"model, test patches (epoch {metrics['epoch']})")
     axes.set(xlabel="epoch", ylabel="RMSE (m)")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_title(headline(metrics), fontsize=10)
     axes.grid(which="both", alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
@@ -320,7 +331,7 @@ def plot_patches(path, metrics, patches, predicted, show=False):
     bicubic, label = patches["thk"][numbers, 0], patches["thk"][numbers, -1]
     bicubic_rmse, model_rmse = (patch_rmse_m(thk, label) for thk in (bicubic, predicted[numbers]))
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
-    floor = 0.1  # patches of open ocean have no error at all; log axes need one
+    floor = 1.0  # patches of open ocean may have no error at all; log axes need one
     dots = axes.scatter(np.maximum(bicubic_rmse, floor), np.maximum(model_rmse, floor), s=22,
                         c=label.mean(axis=(1, 2)), cmap=THK_COLOURS, edgecolors="black",
                         linewidths=0.4)
@@ -328,7 +339,8 @@ def plot_patches(path, metrics, patches, predicted, show=False):
     axes.loglog(ends, ends, "k-", linewidth=0.8)
     axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes,
               fontsize=8, ha="right")
-    axes.set(xlabel="bicubic RMSE (m)", ylabel="model RMSE (m)", aspect="equal")
+    axes.set(xlabel=f"bicubic RMSE (m; {floor:g} m or less drawn at {floor:g})",
+             ylabel="model RMSE (m)", aspect="equal")
     axes.set_title(f"{headline(metrics)}\nmodel better in {metrics['test']['won']:.0%} of "
                    f"{len(numbers)} test patches", fontsize=9)
     axes.grid(alpha=0.3)
@@ -369,8 +381,9 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, show=False)
     layers = load_layers(settings)
     predictions = predict(layers, patches, settings, np.arange(len(patches["thk"])))
     numbers = utils.in_split(patches, "test")
-    metrics = measure(predictions[:, numbers], patches, settings, numbers)
     history = utils.read_table(utils.CHECKPOINTS / run / "history.csv")
+    metrics = measure(predictions[:, numbers], patches, settings, numbers)
+    metrics["epoch"] = best_epoch(history)
 
     folder = utils.RESULTS / run
     utils.write_json(folder / "metrics.json", metrics)

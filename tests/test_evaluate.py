@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import SMALL_WINDOW, run_main
 
 import evaluate
@@ -112,6 +113,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
         assert key in metrics
     assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (7, 1, 4)
     assert metrics["versions"]["tensorflow"]
+    assert tf.train.latest_checkpoint("checkpoints/tiny/best").endswith(f"-{metrics['epoch']}")
     assert f"{metrics['test']['model']['rmse_m']:.1f}" in said
     for name in ("comparison", "window", "training", "patches"):
         assert (results / f"{name}.png").stat().st_size > 10000
