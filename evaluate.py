@@ -9,6 +9,8 @@ Reads checkpoints/<run>/ and the patches it was trained on; writes metrics.json,
 figures to results/<run>/. Nothing is trained here, and without a checkpoint nothing is shown.
 """
 
+import json
+
 import matplotlib.colors
 import matplotlib.patches
 import matplotlib.pyplot as plt
@@ -145,6 +147,8 @@ def metrics_rows(metrics):
         for method in ("bicubic", "model"):
             rows.append({"run": metrics["run"], "part": name, "from_km": entry["from_km"],
                          "to_km": entry["to_km"], "method": method, **entry[method],
+                         "source": metrics["source"], "synthetic": metrics["synthetic"],
+                         "degrade": metrics["degrade"], "split": metrics["split"],
                          "ratio": entry[method]["mse"] / entry["bicubic"]["mse"],
                          "won": entry["won"] if method == "model" else ""})
     return rows
@@ -173,12 +177,21 @@ def headline(metrics):
             f"{metrics['split']} split)\n{metrics['source']}")
 
 
-def save(figure, path, show):
-    """Write a figure to `path` at once or not at all, and close it unless it is to be shown."""
+def save(figure, path, made_of, show):
+    """Write a figure to `path` at once or not at all, and close it unless it is to be shown.
+
+    made_of: what made it (settings, versions; for JSON), kept in the PNG's Description.
+    """
     with utils.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+        figure.savefig(temporary, dpi=DPI, format="png",
+                       metadata={"Description": json.dumps(made_of)})
     if not show:
         plt.close(figure)
+
+
+def made_of(metrics):
+    """What made the figures of a run, for save()."""
+    return {key: metrics[key] for key in ("settings", "versions", "citation")}
 
 
 def choose_patches(rmse_m, count):
@@ -245,7 +258,7 @@ def plot_comparison(path, metrics, patches, predicted, count, show=False):
         axes[0].set_ylabel("y (km)", fontsize=8)
     for panel in grid[-1]:
         panel.set_xlabel("x (km)", fontsize=8)
-    save(figure, path, show)
+    save(figure, path, made_of(metrics), show)
 
 
 def assemble(fields, patches):
@@ -283,7 +296,7 @@ def plot_window(path, metrics, patches, predicted, show=False):
         axes.locator_params(nbins=8)
         axes.set_xlabel("x (km)", fontsize=8)
         axes.set_ylabel("y (km)", fontsize=8)
-    save(figure, path, show)
+    save(figure, path, made_of(metrics), show)
 
 
 def draw_split(axes, patches, x, y, label):
@@ -322,7 +335,7 @@ def plot_training(path, metrics, history, show=False):
     axes.set_title(headline(metrics), fontsize=10)
     axes.grid(which="both", alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
-    save(figure, path, show)
+    save(figure, path, made_of(metrics), show)
 
 
 def plot_patches(path, metrics, patches, predicted, show=False):
@@ -345,7 +358,7 @@ def plot_patches(path, metrics, patches, predicted, show=False):
                    f"{len(numbers)} test patches", fontsize=9)
     axes.grid(alpha=0.3)
     figure.colorbar(dots, ax=axes, label="mean thickness of the patch (m)")
-    save(figure, path, show)
+    save(figure, path, made_of(metrics), show)
 
 
 def plot_all_patches(folder, metrics, patches, predicted):
@@ -362,7 +375,7 @@ def plot_all_patches(folder, metrics, patches, predicted):
             axes.title.set_fontsize(7)
             axes.set(xlabel="x (km)", ylabel="y (km)")
             figure.colorbar(image, ax=axes, label="thickness (m)", extend="both")
-            save(figure, folder / f"{number:03d}_{name}.png", show=False)
+            save(figure, folder / f"{number:03d}_{name}.png", made_of(metrics), show=False)
 
 
 # ---------------------------------------------------------------- the two jobs
@@ -415,8 +428,7 @@ def compare(runs, show=False):
     rows = []
     for metrics in every:
         for row in metrics_rows(metrics)[-2:]:
-            rows.append(row | {"part": metrics["run"], "source": metrics["source"],
-                               "synthetic": metrics["synthetic"], "split": metrics["split"]})
+            rows.append(row | {"part": metrics["run"]})
     print_table(rows)
     for key in ("source", "degrade", "split", "split_seed", "n_test"):
         values = list(dict.fromkeys(str(metrics[key]) for metrics in every))
@@ -444,7 +456,7 @@ def compare(runs, show=False):
     for axes in panels:
         axes.set_xticks(places, [f"{metrics['run']}\n{metrics['scale']}x, {metrics['split']}"
                                  for metrics in every], fontsize=8)
-    save(figure, path, show)
+    save(figure, path, {metrics["run"]: metrics["settings"] for metrics in every}, show)
     print(f"\nfigure   {path}")
     if show:
         plt.show()

@@ -443,6 +443,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not 0 < args.test_size < 1:
         raise InputError(f"--test-size {args.test_size:g}: expected a share between 0 and 1")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: expected 0 or more")
     prepare(args.scale, find_map(args.input, args.download, args.time), args.degrade, args.split,
             args.test_size, args.seed, tuple(args.window), args.output)
 

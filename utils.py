@@ -38,7 +38,7 @@ NAMES = {
     "y": ("y", "y1"),
     "thk": ("thk", "thickness", "ice_thickness", "land_ice_thickness"),
     "topg": ("topg", "bed", "bed_topography", "bedrock_altitude"),
-    "usrf": ("usrf", "surface", "surface_topography", "surface_altitude"),
+    "usrf": ("usrf", "usurf", "surface", "surface_topography", "surface_altitude"),
     "lsrf": ("lsrf", "ice_base", "base"),
 }
 STANDARD_NAMES = {
@@ -115,15 +115,20 @@ def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     A reader sees the old file or the whole new one, never a half; after an error nothing is left.
+    Raises OSError naming `path` where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written; is the disk full or the folder read-only? "
+                      f"({one_line(error)})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even the folder is not one
+            temporary.unlink()
 
 
 def write_json(path, content):
@@ -350,7 +355,7 @@ def write_netcdf(path, dimensions, variables, attributes):
     """Write a NetCDF4 file at once or not at all.
 
     dimensions: {name: size}; variables: {name: (dimensions, values, attributes)}; floats are
-    compressed. Raises OSError naming `path` where the disk is full or the folder cannot be written.
+    compressed. Raises OSError as replacing() does.
     """
     with replacing(path) as temporary:
         try:
@@ -363,9 +368,8 @@ def write_netcdf(path, dimensions, variables, attributes):
                     packed = {"zlib": True, "complevel": 4} if values.ndim > 1 else {}
                     ds.createVariable(name, values.dtype, dims, **packed)[...] = values
                     ds.variables[name].setncatts(attrs)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"{path}: cannot be written; is the disk full or the folder read-only? "
-                          f"({one_line(error)})") from None
+        except RuntimeError as error:  # what the NetCDF library makes of a failed write
+            raise OSError(one_line(error)) from None
 
 
 def read_patches(path):

@@ -118,6 +118,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     for name in ("comparison", "window", "training", "patches"):
         assert (results / f"{name}.png").stat().st_size > 10000
     assert len(list((results / "patches").iterdir())) == 3 * 4
+    assert b'"run": "tiny"' in (results / "window.png").read_bytes()  # says what made it
     assert (
         (results / "metrics.csv")
         .read_text()
@@ -173,6 +174,15 @@ def test_checkpoint_of_another_shape_is_an_error(trained):
     for changes in ({"filters": [9, 4]}, {"scale": 8}, {"channels": "thk"}):
         with pytest.raises(InputError, match="not the layers that settings.json describes"):
             evaluate.load_layers(trained | changes)
+
+
+def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
+    before = evaluate.evaluate("tiny")
+    (folder / "data" / "patches_x4.nc").unlink()
+    with pytest.raises(InputError, match="run tiny was trained on small.nc, not on synthetic"):
+        evaluate.evaluate("tiny")
+    evaluate.main(["--run", "tiny", "--input", str(small_map)])
+    assert json.loads((folder / "results/tiny/metrics.json").read_text())["test"] == before["test"]
 
 
 def test_damaged_checkpoint_is_an_error(trained, folder):
