@@ -38,6 +38,7 @@ RECIPES = {
         "kernels": [9, 1, 5],       # their sizes
         "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
         "learning_rate": 1e-3,      # of Adam
+        "adam_epsilon": 1e-7,       # Keras's; TensorFlow 1 had 1e-8
         "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
         "epochs": 200,
         "batch_size": 5,            # patches; the last, smaller batch is kept
@@ -49,7 +50,7 @@ RECIPES = {
         "base": "none", "channels": "thk+topg", "bed_levels": 1,
         "filters": [64, 32], "kernels": [9, 1, 5], "weights": "normal",
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},   # a dict: by scale
-        "schedule": "constant",
+        "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
         "batch_size": 80, "augment": False, "validation": False,
     },
@@ -206,7 +207,8 @@ def train(patches, settings):
     # Everything that TensorFlow holds is made here, once; the loop below only runs it.
     tf.keras.utils.set_random_seed(settings["seed"])
     layers, best_layers = model.build_layers(settings), model.build_layers(settings)
-    optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
+    optimizer = tf.keras.optimizers.Adam(settings["learning_rate"],
+                                         epsilon=settings["adam_epsilon"])
     step = make_step(layers, optimizer, settings)
     train_epoch = make_epoch(step, layers, *chosen(training), settings)
     validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None

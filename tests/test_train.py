@@ -39,6 +39,7 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
         "learning_rate": rate,
         "schedule": "constant",
         "weights": "normal",
+        "adam_epsilon": 1e-8,
         "base": "none",
         "filters": [64, 32],
         "kernels": [9, 1, 5],
