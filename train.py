@@ -254,7 +254,8 @@ def train(patches, settings):
             order, turns = draw_order(settings, len(training), number)
             rmse_m, finite = train_epoch(tf.constant(order), tf.constant(turns))
             if not (finite and np.isfinite(rmse_m).all()):
-                kept = f"{latest.latest_checkpoint} is kept" if latest.latest_checkpoint else ""
+                kept = (f"{latest.latest_checkpoint} is kept" if latest.latest_checkpoint
+                        else "no checkpoint was written yet")
                 raise ArithmeticError(f"the loss of epoch {number} is not a number; {kept}; try a "
                                       "lower --lr with --restart or another --run")
             epoch.assign(number)
