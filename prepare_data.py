@@ -394,11 +394,9 @@ def find_patches(run, scale, input_file=None, trained=None):
         if patches["attrs"]["scale"] != scale:
             raise InputError(f"{path}: made for scale {patches['attrs']['scale']}, not {scale}; "
                              f"remake it: python prepare_data.py --scale {scale} --output {path}")
-        if input_file is None:
+        if input_file is None or utils.file_sha256(input_file) == patches["attrs"]["source_sha256"]:
             return path, patches
     found = find_map(input_file)
-    if path.exists() and patches["attrs"]["source_sha256"] == found["sha256"]:
-        return path, patches
     wanted = {}
     if trained:
         data = trained["data"]

@@ -213,6 +213,15 @@ def open_netcdf(path):
                          ) from None
 
 
+def file_sha256(path):
+    """SHA-256 of a file, by which a run knows its map again; InputError if there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
 def find_variable(ds, field):
     """The variable of `ds` that holds `field` (a key of NAMES), or None.
 
@@ -340,9 +349,8 @@ def read_map(path, time=-1):
     missing, negative = np.isnan(thk), thk < 0
     thk[missing | negative] = 0
     citation = next((texts[key] for key in texts if "citation" in key or "reference" in key), "")
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return dict(fields, x=np.sort(x), y=np.sort(y), crs=crs, name=Path(path).name, sha256=sha256,
+    return dict(fields, x=np.sort(x), y=np.sort(y), crs=crs, name=Path(path).name,
+                sha256=file_sha256(path),
                 title=texts.get("title", ""), citation=citation,
                 synthetic=texts.get("synthetic") == "yes",
                 n_missing_thk=int(missing.sum()), n_negative_thk=int(negative.sum()))
