@@ -1,9 +1,9 @@
-"""Compare bicubic, model and label on the test patches: tables, figures, runs side by side.
+"""Compare bicubic, surface base, model and label on the test patches: tables, figures, runs.
 
     python evaluate.py --scale 8                     # the run x8
     python evaluate.py --run wide --patches 10       # another run, more rows in comparison.png
-    python evaluate.py --run wide --all-patches      # three maps of every test patch
-    python evaluate.py --compare x8 wide             # one table, one figure
+    python evaluate.py --run wide --all-patches      # maps of every test patch
+    python evaluate.py --compare x8 wide             # one table, two figures
 
 Reads checkpoints/<run>/ and the patches it was trained on; writes metrics.json, metrics.csv and the
 figures to results/<run>/. Nothing is trained here, and without a checkpoint nothing is shown.
@@ -14,6 +14,7 @@ import json
 import matplotlib.colors
 import matplotlib.patches
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 
 import model
@@ -25,6 +26,11 @@ with utils.quiet_import():
     import tensorflow as tf
 
 # ---- Settings ---------------------------------------------------------------------------------
+METHODS = {                    # what is compared with the label: name and colour in figures
+    "bicubic": ("bicubic", "#969696"),
+    "surface": ("surface base", "#e6550d"),  # no network; where the patches have a bed
+    "model": ("model", "#08519c"),
+}
 PATCHES = 6                    # rows of comparison.png: best, median and worst among them
 DPI = 150
 THK_COLOURS = "viridis"        # thickness
@@ -32,6 +38,7 @@ ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white rig
 SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
 LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
+WORST = 5                      # patches named in the table of the worst
 PREDICT_BATCH = 50             # patches predicted at a time
 # -----------------------------------------------------------------------------------------------
 
@@ -78,7 +85,7 @@ def predict(layers, patches, settings, numbers):
     """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m."""
     chain = tf.function(lambda thk, topg: tf.stack(model.run_chain(layers, thk, topg, settings)),
                         reduce_retracing=True)
-    beds = settings["channels"] == "thk+topg"
+    beds = model.needs_topg(settings)
     parts = [chain(tf.constant(patches["thk"][batch, 0]),
                    tf.constant(patches["topg"][batch]) if beds else None).numpy()
              for batch in np.split(numbers, range(PREDICT_BATCH, len(numbers), PREDICT_BATCH))]
@@ -88,31 +95,61 @@ def predict(layers, patches, settings, numbers):
 # ---------------------------------------------------------------- metrics
 
 
-def patch_rmse_m(predicted, label):
-    """RMSE [m] of each patch, (patch,), of predicted thickness against the label (patch, y, x)."""
-    return utils.rmse_m(predicted, label, axis=(1, 2))
+def patch_rmse_m(maps, label):
+    """RMSE [m] of each patch, {method: (patch,)}, of maps {method: (patch, y, x)} m and label."""
+    return {method: utils.rmse_m(field, label, axis=(1, 2)) for method, field in maps.items()}
+
+
+def estimate(predicted, patches, numbers, stage=-1):
+    """Thickness of every method for the patches of these numbers: {method: (patch, y, x) m}.
+
+    bicubic: the input of the chain; surface: the surface base of the whole chain, from that input
+    and the bed at level 0 and at the level of `stage`, no network (left out without a bed); model:
+    `predicted` as it comes.
+    """
+    found = {"bicubic": patches["thk"][numbers, 0]}
+    if patches["topg"] is not None:
+        usrf = utils.surface(np.maximum(found["bicubic"], 0), patches["topg"][numbers, 0])
+        found["surface"] = utils.thickness(usrf, patches["topg"][numbers, stage])
+    return found | {"model": predicted}
 
 
 def measure(predictions, patches, settings, numbers):
     """Metrics of predictions (stage, patch, y, x) m for the patches of these numbers: a dict.
 
-    test: bicubic (the chain's input) and model against the label, with the ratio of their MSE and
-    the share of patches in which the model has the lower error. stages: the same at each stage,
-    against the label of its level; bicubic is the input of the whole chain there too.
+    test: every method against the label (None: surface without a bed), with the ratio of the
+    model's MSE to bicubic's and the surface base's and the share of patches in which the model has
+    the lower error; surface_consistent: the surface base made consistent, still no network (where
+    the model is); by_type, worst, spectrum and detail: see below. stages: the same ratios at each
+    stage, against the label of its level; bicubic and surface start at the input of the whole
+    chain there too.
     """
-    thk = patches["thk"][numbers]  # (patch, level, y, x)
     data = settings["data"]
 
-    def pair(stage):
-        label, bicubic, predicted = thk[:, stage], thk[:, 0], predictions[stage - 1]
-        found = {"bicubic": utils.errors(bicubic, label, data["thk_max_m"]),
-                 "model": utils.errors(predicted, label, data["thk_max_m"])}
-        won = patch_rmse_m(predicted, label) < patch_rmse_m(bicubic, label)
-        return found | {"ratio": found["model"]["mse"] / found["bicubic"]["mse"],
-                        "won": float(won.mean())}
+    def against_label(stage):
+        label = patches["thk"][numbers, stage]
+        maps = estimate(predictions[stage - 1], patches, numbers, stage)
+        rmse = patch_rmse_m(maps, label)
+        found = dict.fromkeys(METHODS) | {
+            method: utils.errors(field, label, data["thk_max_m"]) for method, field in maps.items()}
+        for method, suffix in (("bicubic", ""), ("surface", "_surface")):
+            base = found[method]
+            found[f"ratio{suffix}"] = (found["model"]["mse"] / base["mse"]
+                                       if base and base["mse"] else None)
+            found[f"won{suffix}"] = base and float((rmse["model"] < rmse[method]).mean())
+        return found
 
     n_stages = len(predictions)
     coarsest_km = data["spacing_m"] * settings["scale"] / 1000
+    maps = estimate(predictions[-1], patches, numbers)
+    test = against_label(n_stages)
+    if "surface" in maps and settings["consistency"]:
+        label = patches["thk"][numbers, -1]
+        mended = model.make_consistent(maps["surface"], maps["bicubic"], settings).numpy()
+        test["surface_consistent"] = utils.errors(mended, label, data["thk_max_m"])
+        test["ratio_surface_consistent"] = test["model"]["mse"] / (
+            test["surface_consistent"]["mse"] or np.nan)
+    spectrum, detail = measure_spectra(maps, patches["thk"][numbers, -1], settings)
     return {
         "run": settings["run"], "scale": settings["scale"], "recipe": settings["recipe"],
         "synthetic": data["synthetic"] == "yes", "source": data["source"],
@@ -123,11 +160,70 @@ def measure(predictions, patches, settings, numbers):
             0 if settings["validation"] else len(utils.in_split(patches, "validation"))),
         "n_validation": len(utils.in_split(patches, "validation")) if settings["validation"] else 0,
         "n_test": len(numbers),
-        "test": pair(n_stages),
-        "stages": [{"from_km": coarsest_km / 2 ** (k - 1), "to_km": coarsest_km / 2**k} | pair(k)
-                   for k in range(1, n_stages + 1)],
+        "test": test | {
+            "by_type": measure_types(maps, patches, settings, numbers),
+            "worst": worst_patches(maps, patches, numbers), "detail": detail,
+            "spectrum": spectrum},
+        "stages": [{"from_km": coarsest_km / 2 ** (k - 1), "to_km": coarsest_km / 2**k}
+                   | against_label(k) for k in range(1, n_stages + 1)],
         "settings": settings, "versions": utils.versions(),
     }
+
+
+def measure_types(maps, patches, settings, numbers):
+    """Errors of maps {method: (patch, y, x) m} by what the label has in a cell: {type: dict}.
+
+    Types are those of utils.surface_types; margin reaches two coarse cells, and across the edges of
+    patches. Each has n_cells and, for every method, utils.errors and utils.volume_error over its
+    cells of these patches (None: no such cells, or no such method).
+    """
+    thk, topg = (None if patches[name] is None else assemble(patches[name][:, -1], patches)
+                 for name in ("thk", "topg"))
+    data, label, found = settings["data"], patches["thk"][numbers, -1], {}
+    for name, mask in utils.surface_types(thk, topg, 2 * settings["scale"]).items():
+        cells = prepare_data.cut_patches(mask, label.shape[-1])[numbers]
+        found[name] = {"n_cells": int(cells.sum())} | dict.fromkeys(METHODS)
+        for method, field in maps.items() if cells.any() else ():
+            pair = field[cells], label[cells]
+            found[name][method] = (utils.errors(*pair, data["thk_max_m"])
+                                   | utils.volume_error(*pair, data["spacing_m"]))
+    return found
+
+
+def worst_patches(maps, patches, numbers):
+    """The patches with the highest model RMSE, worst first: number, centre [km], every RMSE [m]."""
+    rmse = patch_rmse_m(maps, patches["thk"][numbers, -1])
+    worst = np.argsort(-rmse["model"], kind="stable")[:WORST]
+    centre_km = {axis: patches[axis][numbers].mean(axis=1) / 1000 for axis in "xy"}
+    return [{"patch": int(numbers[i])}
+            | {f"{axis}_km": float(values[i]) for axis, values in centre_km.items()}
+            | {f"{method}_rmse_m": float(rmse[method][i]) if method in rmse else None
+               for method in METHODS} for i in worst]
+
+
+def measure_spectra(maps, label, settings):
+    """Power spectra of maps {method: (patch, y, x) m} and label, and what each has of its detail.
+
+    spectrum: wavelength_km and power [m2 km2] of the label and of every method, see
+    utils.power_spectrum; explained: 1 - power of the error / power of the label, by wavelength (1
+    is right in size and place, 0 no better than nothing, below 0 worse). detail: between the
+    shortest wavelength of the coarse grid (two of its cells) and that of the fine one, `power`, the
+    power of each method over the label's, and `explained`. None: no such method.
+    """
+    spacing_m = settings["data"]["spacing_m"]
+    wavenumber, of_label = utils.power_spectrum(label, spacing_m)
+    of_label = np.maximum(of_label, 1e-9)  # a flat label has none
+    # Rings grow with the wavenumber, and with them what they hold of the variance.
+    share = wavenumber * (wavenumber > 1000 / (2 * settings["scale"] * spacing_m))
+    spectrum = {"wavelength_km": (1 / wavenumber).tolist(), "label": of_label.tolist()}
+    spectrum |= dict.fromkeys(METHODS)
+    explained, detail = dict.fromkeys(METHODS), dict.fromkeys(METHODS)
+    for method, field in maps.items():
+        power, error = (utils.power_spectrum(each, spacing_m)[1] for each in (field, field - label))
+        spectrum[method], explained[method] = power.tolist(), (1 - error / of_label).tolist()
+        detail[method] = {"power": float(share @ power / (share @ of_label)),
+                          "explained": float(1 - share @ error / (share @ of_label))}
+    return spectrum | {"explained": explained}, detail
 
 
 def best_epoch(history):
@@ -144,25 +240,47 @@ def metrics_rows(metrics):
     whole = {"from_km": metrics["stages"][0]["from_km"], "to_km": metrics["stages"][-1]["to_km"]}
     for name, entry in [*((f"stage {k}", entry) for k, entry in enumerate(metrics["stages"], 1)),
                         ("test", whole | metrics["test"])]:
-        for method in ("bicubic", "model"):
+        for method in ("bicubic", "surface", "surface_consistent", "model"):
+            if entry.get(method) is None:
+                continue
             rows.append({"run": metrics["run"], "part": name, "from_km": entry["from_km"],
                          "to_km": entry["to_km"], "method": method, **entry[method],
                          "source": metrics["source"], "synthetic": metrics["synthetic"],
                          "degrade": metrics["degrade"], "split": metrics["split"],
-                         "ratio": entry[method]["mse"] / entry["bicubic"]["mse"],
+                         "ratio": entry[method]["mse"] / (entry["bicubic"]["mse"] or np.nan),
                          "won": entry["won"] if method == "model" else ""})
     return rows
 
 
 def print_table(rows):
     """Print rows of metrics_rows as a table."""
-    print(f"{'':16} {'':8} {'km':>12} {'MSE/max2':>10} {'RMSE m':>8} {'MAE m':>8} {'bias m':>8} "
+    print(f"{'':16} {'':13} {'km':>12} {'MSE/max2':>10} {'RMSE m':>8} {'MAE m':>8} {'bias m':>8} "
           f"{'ratio':>7} {'won':>5}")
     for row in rows:
         won = f"{row['won']:5.0%}" if row["won"] != "" else ""
-        print(f"{row['part']:16} {row['method']:8} {row['from_km']:5g} > {row['to_km']:4g} "
+        method = row["method"].replace("_consistent", "+cons.")
+        print(f"{row['part']:16} {method:13} {row['from_km']:5g} > {row['to_km']:4g} "
               f"{row['mse']:10.2e} {row['rmse_m']:8.1f} {row['mae_m']:8.1f} {row['bias_m']:+8.1f} "
               f"{row['ratio']:7.3f} {won}")
+
+
+def print_more(test):
+    """Print the tables by type of the label and of the worst patches; test: metrics["test"]."""
+    methods = [method for method in METHODS if test[method]]
+    head = "".join(f"{method:>9}" for method in methods)
+    wide = len(head)
+    print(f"\n{'label':10} {'cells':>8}{'RMSE m':>{wide}}{'bias m':>{wide}}{'volume %':>{wide}}\n"
+          f"{'':19}{head * 3}")
+    for name, entry in test["by_type"].items():
+        print(f"{name:10} {entry['n_cells']:8d}" + "".join(
+            f"{'-':>9}" if entry[method] is None or entry[method][key] is None else
+            f"{entry[method][key]:{form}}"
+            for key, form in (("rmse_m", "9.1f"), ("bias_m", "+9.1f"),
+                              ("volume_error_percent", "+9.2f")) for method in methods))
+    print(f"\n{'worst':10} {'x km':>8} {'y km':>8}{'RMSE m':>{wide}}\n{'':28}{head}")
+    for row in test["worst"]:
+        print(f"patch {row['patch']:4d} {row['x_km']:8.0f} {row['y_km']:8.0f}"
+              + "".join(f"{row[f'{method}_rmse_m']:9.1f}" for method in methods))
 
 
 # ---------------------------------------------------------------- figures
@@ -222,39 +340,47 @@ def draw_panel(axes, field, extent, title, limits, colours):
     return image
 
 
+def plain_ticks(axis):
+    """Label a log axis with plain numbers, between the decades where they fit."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2.5, 0.4)))
+
+
 def error_limit_m(bicubic, label):
     """End of the error colour scale [m] of all methods: a high percentile of bicubic's error."""
     return max(float(np.percentile(np.abs(bicubic - label), ERROR_PERCENTILE)), 1.0)
 
 
-def plot_comparison(path, metrics, patches, predicted, count, show=False):
-    """comparison.png: a row per chosen test patch; bicubic, model, label and the two errors.
+def plot_comparison(path, metrics, patches, maps, count, show=False):
+    """comparison.png: a row per chosen test patch; every method, the label and the errors.
 
-    Thickness has one colour scale across a row's three maps, errors one scale in the whole figure.
+    maps: {method: (patch, y, x) m} of all patches, here and in the figures below. Thickness has one
+    colour scale across a row's maps, errors one scale in the whole figure.
     """
     numbers = utils.in_split(patches, "test")
-    bicubic, label = patches["thk"][numbers, 0], patches["thk"][numbers, -1]
-    predicted = predicted[numbers]
-    rmse = {"bicubic": patch_rmse_m(bicubic, label), "model": patch_rmse_m(predicted, label)}
-    rows = choose_patches(rmse["model"], count)
-    limit = error_limit_m(bicubic[list(rows)], label[list(rows)])
-    figure, grid = plt.subplots(len(rows), 5, figsize=(15, 2.7 * len(rows) + 1.2), squeeze=False,
-                                layout="constrained")
+    label = patches["thk"][:, -1]
+    rmse = patch_rmse_m(maps, label)
+    chosen = choose_patches(rmse["model"][numbers], count)
+    rows = [numbers[i] for i in chosen]
+    limit = error_limit_m(maps["bicubic"][rows], label[rows])
+    n = len(maps)
+    figure, grid = plt.subplots(len(rows), 2 * n + 1, figsize=(5.6 * n + 3, 2.7 * len(rows) + 1.2),
+                                squeeze=False, layout="constrained")
     figure.suptitle(headline(metrics), fontsize=11)
-    for axes, i in zip(grid, rows, strict=True):
-        number = numbers[i]
+    for axes, number, what in zip(grid, rows, chosen.values(), strict=True):
         extent = km_extent(patches["x"][number], patches["y"][number])
-        maps = (bicubic[i], predicted[i], label[i])
-        limits = (0, max(label[i].max(), LEAST_SCALE_M))
-        titles = (f"bicubic, RMSE {rmse['bicubic'][i]:.1f} m",
-                  f"model, RMSE {rmse['model'][i]:.1f} m", f"label, patch {number} ({rows[i]})")
-        for panel, field, title in zip(axes, maps, titles, strict=False):
-            image = draw_panel(panel, field, extent, title, limits, THK_COLOURS)
-        figure.colorbar(image, ax=axes[:3], label="thickness (m)", pad=0.01, extend="both")
-        for panel, field, title in zip(axes[3:], maps[:2], ("bicubic", "model"), strict=True):
-            error_image = draw_panel(panel, field - label[i], extent, f"{title} error",
-                                     (-limit, limit), ERROR_COLOURS)
-        figure.colorbar(error_image, ax=axes[3:], label="error (m)", pad=0.01, extend="both")
+        limits = (0, max(label[number].max(), LEAST_SCALE_M))
+        for panel, error_panel, (method, field) in zip(axes[:n], axes[n + 1:], maps.items(),
+                                                       strict=True):
+            name = METHODS[method][0]
+            draw_panel(panel, field[number], extent, f"{name}, RMSE {rmse[method][number]:.1f} m",
+                       limits, THK_COLOURS)
+            error_image = draw_panel(error_panel, field[number] - label[number], extent,
+                                     f"{name} error", (-limit, limit), ERROR_COLOURS)
+        image = draw_panel(axes[n], label[number], extent, f"label, patch {number} ({what})",
+                           limits, THK_COLOURS)
+        figure.colorbar(image, ax=axes[:n + 1], label="thickness (m)", pad=0.01, extend="both")
+        figure.colorbar(error_image, ax=axes[n + 1:], label="error (m)", pad=0.01, extend="both")
         axes[0].set_ylabel("y (km)", fontsize=8)
     for panel in grid[-1]:
         panel.set_xlabel("x (km)", fontsize=8)
@@ -269,29 +395,27 @@ def assemble(fields, patches):
     return fields.reshape(rows * size, columns * size)
 
 
-def plot_window(path, metrics, patches, predicted, show=False):
+def plot_window(path, metrics, patches, maps, show=False):
     """window.png: the whole window put together from its patches, and which were for what."""
     x = patches["x"][patches["row"] == 0].ravel()
     y = patches["y"][patches["column"] == 0].ravel()
     extent = km_extent(x, y)
-    bicubic, label = (assemble(patches["thk"][:, level], patches) for level in (0, -1))
-    model_map = assemble(predicted, patches)
-    limit = error_limit_m(bicubic, label)
+    label = assemble(patches["thk"][:, -1], patches)
+    limit = error_limit_m(maps["bicubic"], patches["thk"][:, -1])
     thk_style = ((0, float(label.max())), THK_COLOURS)
-    error_style = ((-limit, limit), ERROR_COLOURS)
-    figure, grid = plt.subplots(3, 2, figsize=(13, 11.3), layout="compressed")
+    figure, grid = plt.subplots(len(maps) + 1, 2, figsize=(13, 3.2 * len(maps) + 4.2),
+                                layout="compressed")
     figure.suptitle(headline(metrics), fontsize=11)
-    for axes, title, field in zip(grid[:, 0], ("bicubic", "model", "label"),
-                                  (bicubic, model_map, label), strict=True):
-        thk_image = draw_panel(axes, field, extent, title, *thk_style)
-    for axes, title, field in zip(grid[:2, 1], ("bicubic error", "model error"),
-                                  (bicubic, model_map), strict=True):
-        error_image = draw_panel(axes, field - label, extent, title, *error_style)
-    figure.colorbar(thk_image, ax=grid[:, 0], location="bottom", label="thickness (m)", aspect=40,
-                    extend="both")
-    figure.colorbar(error_image, ax=grid[:, 1], location="bottom", label="error (m)", aspect=40,
-                    extend="both")
-    draw_split(grid[2, 1], patches, x, y, label)
+    for axes, (method, field) in zip(grid, maps.items(), strict=False):
+        name, field = METHODS[method][0], assemble(field, patches)
+        draw_panel(axes[0], field, extent, name, *thk_style)
+        error_image = draw_panel(axes[1], field - label, extent, f"{name} error", (-limit, limit),
+                                 ERROR_COLOURS)
+    thk_image = draw_panel(grid[-1, 0], label, extent, "label", *thk_style)
+    for column, image, name in ((0, thk_image, "thickness (m)"), (1, error_image, "error (m)")):
+        figure.colorbar(image, ax=grid[:, column], location="bottom", label=name, aspect=40,
+                        pad=0.02, extend="both")
+    draw_split(grid[-1, 1], patches, x, y, label)
     for axes in grid.ravel():
         axes.locator_params(nbins=8)
         axes.set_xlabel("x (km)", fontsize=8)
@@ -325,50 +449,84 @@ def plot_training(path, metrics, history, show=False):
         if validation[0] is not None:
             axes.semilogy(epochs, validation, "--", linewidth=1, color=line.get_color(),
                           label="  validation")
-    axes.axhline(metrics["test"]["bicubic"]["rmse_m"], color="grey", linestyle=":",
-                 label="bicubic, test patches")
+    for method, (name, colour) in METHODS.items():
+        if method != "model" and metrics["test"][method]:
+            axes.axhline(metrics["test"][method]["rmse_m"], color=colour, linestyle=":",
+                         label=f"{name}, test patches")
     axes.plot(metrics["epoch"], metrics["test"]["model"]["rmse_m"], "k*",
               label=f"model, test patches (epoch {metrics['epoch']})")
     axes.set(xlabel="epoch", ylabel="RMSE (m)")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    plain_ticks(axes.yaxis)
     axes.set_title(headline(metrics), fontsize=10)
     axes.grid(which="both", alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     save(figure, path, made_of(metrics), show)
 
 
-def plot_patches(path, metrics, patches, predicted, show=False):
-    """patches.png: model RMSE against bicubic RMSE, a dot a test patch, log axes."""
+def plot_patches(path, metrics, patches, maps, show=False):
+    """patches.png: model RMSE against that of each other method, a dot a test patch, log axes."""
     numbers = utils.in_split(patches, "test")
-    bicubic, label = patches["thk"][numbers, 0], patches["thk"][numbers, -1]
-    bicubic_rmse, model_rmse = (patch_rmse_m(thk, label) for thk in (bicubic, predicted[numbers]))
-    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
+    label = patches["thk"][numbers, -1]
     floor = 1.0  # patches of open ocean may have no error at all; log axes need one
-    dots = axes.scatter(np.maximum(bicubic_rmse, floor), np.maximum(model_rmse, floor), s=22,
-                        c=label.mean(axis=(1, 2)), cmap=THK_COLOURS, edgecolors="black",
-                        linewidths=0.4)
-    ends = np.array([floor, 1.3 * max(bicubic_rmse.max(), model_rmse.max(), 1.0)])
-    axes.loglog(ends, ends, "k-", linewidth=0.8)
-    axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes,
-              fontsize=8, ha="right")
-    axes.set(xlabel=f"bicubic RMSE (m; {floor:g} m or less drawn at {floor:g})",
-             ylabel="model RMSE (m)", aspect="equal")
-    axes.set_title(f"{headline(metrics)}\nmodel better in {metrics['test']['won']:.0%} of "
-                   f"{len(numbers)} test patches", fontsize=9)
-    axes.grid(alpha=0.3)
-    figure.colorbar(dots, ax=axes, label="mean thickness of the patch (m)")
+    rmse = patch_rmse_m({method: field[numbers] for method, field in maps.items()}, label)
+    rmse = {method: np.maximum(values, floor) for method, values in rmse.items()}
+    ends = np.array([floor, 1.3 * max(values.max() for values in rmse.values())])
+    others = [method for method in maps if method != "model"]
+    figure, panels = plt.subplots(1, len(others), figsize=(5.2 * len(others) + 1.8, 6),
+                                  squeeze=False, layout="constrained")
+    figure.suptitle(headline(metrics), fontsize=10)
+    for axes, method in zip(panels[0], others, strict=True):
+        dots = axes.scatter(rmse[method], rmse["model"], s=22, c=label.mean(axis=(1, 2)),
+                            cmap=THK_COLOURS, edgecolors="black", linewidths=0.4)
+        axes.loglog(ends, ends, "k-", linewidth=0.8)
+        axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes,
+                  fontsize=8, ha="right")
+        won = metrics["test"]["won" if method == "bicubic" else f"won_{method}"]
+        axes.set_title(f"model better than {METHODS[method][0]} in {won:.0%} of {len(numbers)} "
+                       "test patches", fontsize=9)
+        axes.set(xlabel=f"{METHODS[method][0]} RMSE (m; {floor:g} m or less drawn at {floor:g})",
+                 ylabel="model RMSE (m)", aspect="equal")
+        axes.grid(alpha=0.3)
+    figure.colorbar(dots, ax=panels[0], label="mean thickness of the patch (m)")
     save(figure, path, made_of(metrics), show)
 
 
-def plot_all_patches(folder, metrics, patches, predicted):
-    """<patch>_bicubic.png, _predicted.png and _label.png of each test patch, on one scale."""
+def plot_spectrum(path, metrics, show=False):
+    """spectrum.png: power by wavelength, and the share of the label's that each method explains."""
+    spectrum = metrics["test"]["spectrum"]
+    wavelength_km = spectrum["wavelength_km"]
+    figure, panels = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    figure.suptitle(headline(metrics), fontsize=10)
+    panels[0].loglog(wavelength_km, spectrum["label"], "k-", linewidth=2, label="label")
+    for method, (name, colour) in METHODS.items():
+        if spectrum[method]:
+            panels[0].loglog(wavelength_km, spectrum[method], color=colour, label=name)
+            panels[1].semilogx(wavelength_km, spectrum["explained"][method], color=colour)
+    panels[0].set(ylabel="power (m² km²)", title="Mean power spectrum of the test patches")
+    panels[1].set(ylabel="1 − power of the error / power of the label", ylim=(-0.6, 1.05),
+                  title="Share of the label's power that is right")
+    panels[1].axhline(0, color="black", linewidth=0.8)
+    coarse_km = 2 * metrics["stages"][0]["from_km"]
+    for axes in panels:
+        axes.axvline(coarse_km, color="grey", linestyle="--", linewidth=1,
+                     label=f"two coarse cells ({coarse_km:g} km)")
+        plain_ticks(axes.xaxis)
+        axes.invert_xaxis()
+        axes.set_xlabel("wavelength (km)")
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8, loc="lower left")
+    save(figure, path, made_of(metrics), show)
+
+
+def plot_all_patches(folder, metrics, patches, maps):
+    """<patch>_bicubic.png, _surface.png, _predicted.png and _label.png of each test patch."""
     for number in utils.in_split(patches, "test"):
-        thk = patches["thk"][number]
-        maps = {"bicubic": thk[0], "predicted": predicted[number], "label": thk[-1]}
-        limits = (0, max(thk[-1].max(), LEAST_SCALE_M))
+        label = patches["thk"][number, -1]
+        fields = {"predicted" if method == "model" else method: field[number]
+                  for method, field in maps.items()} | {"label": label}
+        limits = (0, max(label.max(), LEAST_SCALE_M))  # one scale for all of them
         extent = km_extent(patches["x"][number], patches["y"][number])
-        for name, field in maps.items():
+        for name, field in fields.items():
             figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
             title = f"{headline(metrics)}\npatch {number}, {name}"
             image = draw_panel(axes, field, extent, title, limits, THK_COLOURS)
@@ -381,11 +539,11 @@ def plot_all_patches(folder, metrics, patches, predicted):
 # ---------------------------------------------------------------- the two jobs
 
 
-def evaluate(run, input_file=None, count=PATCHES, all_patches=False, show=False):
+def evaluate(run, input_file=None, count=PATCHES, all_patches=False, show=False, figures=True):
     """Evaluate a run on its test patches: table on screen, results/<run>/; returns the metrics.
 
     input_file: the map to make the patches from where they are missing; count: rows of
-    comparison.png.
+    comparison.png. Without figures only metrics.json and metrics.csv are written.
     """
     if not show:
         plt.switch_backend("Agg")
@@ -401,34 +559,92 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, show=False)
     folder = utils.RESULTS / run
     utils.write_json(folder / "metrics.json", metrics)
     utils.write_table(folder / "metrics.csv", metrics_rows(metrics))
-    predicted = predictions[-1]
-    plot_comparison(folder / "comparison.png", metrics, patches, predicted, count, show)
-    plot_window(folder / "window.png", metrics, patches, predicted, show)
-    plot_training(folder / "training.png", metrics, history, show)
-    plot_patches(folder / "patches.png", metrics, patches, predicted, show)
-    if all_patches:
-        plot_all_patches(folder / "patches", metrics, patches, predicted)
-
     print(f"\n{headline(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that of "
           "bicubic; won: share of patches in which the model is better\n")
     print_table(metrics_rows(metrics))
-    print(f"\nfigures  {folder / 'comparison.png'}  and window.png, training.png, patches.png")
+    print_more(metrics["test"])
+    if not figures:
+        return metrics
+
+    maps = estimate(predictions[-1], patches, np.arange(len(patches["thk"])))
+    plot_comparison(folder / "comparison.png", metrics, patches, maps, count, show)
+    plot_window(folder / "window.png", metrics, patches, maps, show)
+    plot_training(folder / "training.png", metrics, history, show)
+    plot_patches(folder / "patches.png", metrics, patches, maps, show)
+    plot_spectrum(folder / "spectrum.png", metrics, show)
+    if all_patches:
+        plot_all_patches(folder / "patches", metrics, patches, maps)
+    print(f"\nfigures  {folder / 'comparison.png'}  and window.png, training.png, patches.png, "
+          "spectrum.png")
     if show:
         plt.show()
     return metrics
 
 
+def summarise(name, every):
+    """One table of runs that differ in fold and seed: on screen, and results/<name>.csv.
+
+    every: {fold, or "test" where there are none: [run of each seed]}, all of them evaluated. A row
+    a fold, with the medians over its seeds; then the mean over the folds, its spread their standard
+    deviation; last all test patches, each in it once: their pooled MSE, the median over seeds.
+    ratio: MSE, model over bicubic; ratio_surface: over the surface base; else spread is the highest
+    less the lowest of the seeds.
+    """
+    tests = {part: [utils.read_json(utils.RESULTS / run / "metrics.json",
+                                    f"evaluate the run first: python evaluate.py --run {run}")
+                    for run in runs] for part, runs in every.items()}
+
+    def row(part, groups):  # groups: for each seed, the metrics of its folds
+        weights = [metrics["n_test"] for metrics in groups[0]]
+        mse = {method: np.array([np.average([metrics["test"][method]["rmse_m"] ** 2
+                                             for metrics in group], weights=weights)
+                                 for group in groups])
+               for method in METHODS if groups[0][0]["test"][method]}
+        found = {"part": part, "n_test": sum(weights), "seeds": len(groups)}
+        found |= {f"{method}_rmse_m": float(np.sqrt(np.median(values)))
+                  for method, values in mse.items()}
+        for key, other in (("ratio", "bicubic"), ("ratio_surface", "surface")):
+            if other in mse:
+                ratio = mse["model"] / mse[other]
+                found |= {key: float(np.median(ratio)), f"{key}_spread": float(np.ptp(ratio))}
+        return found
+
+    rows = [row(part, [[metrics] for metrics in seeds]) for part, seeds in tests.items()]
+    if len(rows) > 1:
+        mean = {key: float(np.mean([each[key] for each in rows])) for key in rows[0]
+                if key != "part"}
+        mean |= {f"{key}_spread": float(np.std([each[key] for each in rows], ddof=1))
+                 for key in ("ratio", "ratio_surface") if key in mean}
+        rows += [mean | {"part": "mean of folds"},
+                 row("all patches", list(zip(*tests.values(), strict=True)))]
+    path = utils.RESULTS / f"{name}.csv"
+    first = next(iter(tests.values()))[0]
+    utils.write_table(path, [each | {key: first[key] for key in ("source", "degrade", "recipe")}
+                             for each in rows])
+    print(f"\n{'':14}{'patches':>8}{'seeds':>6}{'bicubic m':>11}{'surface m':>11}{'model m':>9}"
+          f"{'model / bicubic':>20}{'model / surface':>20}")
+    for each in rows:
+        print(f"{each['part']:14}{each['n_test']:8g}{each['seeds']:6g}"
+              f"{each['bicubic_rmse_m']:11.1f}{each.get('surface_rmse_m', np.nan):11.1f}"
+              f"{each['model_rmse_m']:9.1f}" + "".join(
+                  f"{each.get(key, np.nan):12.3f} ± {each.get(f'{key}_spread', np.nan):5.3f}"
+                  for key in ("ratio", "ratio_surface")))
+    print(f"\ntable    {path}  (ratios of MSE; ±: highest less lowest seed; of the mean, standard "
+          "deviation of the folds)")
+
+
 def compare(runs, show=False):
-    """Put evaluated runs side by side: a table on screen, results/compare_<runs>.csv and .png."""
+    """Put evaluated runs side by side: a table on screen, results/compare_<runs>.csv and .png.
+
+    And results/compare_<runs>_training.png, error against training time.
+    """
     if not show:
         plt.switch_backend("Agg")
     every = [utils.read_json(utils.RESULTS / run / "metrics.json",
                              f"evaluate the run first: python evaluate.py --run {run}")
              for run in runs]
-    rows = []
-    for metrics in every:
-        for row in metrics_rows(metrics)[-2:]:
-            rows.append(row | {"part": metrics["run"]})
+    rows = [row | {"part": metrics["run"]} for metrics in every for row in metrics_rows(metrics)
+            if row["part"] == "test"]
     print_table(rows)
     for key in ("source", "degrade", "split", "split_seed", "n_test"):
         values = list(dict.fromkeys(str(metrics[key]) for metrics in every))
@@ -437,29 +653,90 @@ def compare(runs, show=False):
 
     path = utils.RESULTS / f"compare_{'_'.join(runs)}.png"
     utils.write_table(path.with_suffix(".csv"), rows)
-    figure, panels = plt.subplots(1, 2, figsize=(6 + 1.5 * len(runs), 5), layout="constrained")
     synthetic = ", ".join(metrics["run"] for metrics in every if metrics["synthetic"])
-    figure.suptitle("Runs side by side, test patches"
-                    + (f"\nSYNTHETIC ice sheet: {synthetic}" if synthetic else ""), fontsize=11)
-    places = np.arange(len(runs))
-    for offset, method, colour in ((-0.2, "bicubic", "#9ecae1"), (0.2, "model", "#08519c")):
-        heights = [metrics["test"][method]["rmse_m"] for metrics in every]
-        bars = panels[0].bar(places + offset, heights, 0.4, label=method, color=colour)
-        panels[0].bar_label(bars, fmt="%.1f", fontsize=8)
-    panels[0].set(ylabel="RMSE (m)")
-    panels[0].legend()
-    ratios = [metrics["test"]["ratio"] for metrics in every]
-    bars = panels[1].bar(places, ratios, 0.5, color="#08519c")
-    panels[1].bar_label(bars, fmt="%.3f", fontsize=8)
-    panels[1].axhline(1, color="grey", linestyle=":")
-    panels[1].set(ylabel="MSE, model / bicubic")
-    for axes in panels:
-        axes.set_xticks(places, [f"{metrics['run']}\n{metrics['scale']}x, {metrics['split']}"
-                                 for metrics in every], fontsize=8)
-    save(figure, path, {metrics["run"]: metrics["settings"] for metrics in every}, show)
+    title = "test patches" + (f"\nSYNTHETIC ice sheet: {synthetic}" if synthetic else "")
+    plot_bars(path, every, f"Runs side by side, {title}", show)
     print(f"\nfigure   {path}")
+    path = path.with_name(f"{path.stem}_training.png")
+    if plot_times(path, every, f"Error against training time; stars and dotted lines: {title}",
+                  show):
+        print(f"figure   {path}")
     if show:
         plt.show()
+
+
+def plot_bars(path, every, title, show=False):
+    """compare_<runs>.png: RMSE of every method, and the model's MSE over the others', by run."""
+    figure, panels = plt.subplots(1, 2, figsize=(6 + 2 * len(every), 5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+
+    tests = [metrics["test"] for metrics in every]
+    rmse_m = {method: [(test.get(method) or {}).get("rmse_m") for test in tests]
+              for method in METHODS}
+    ratio = {method: [test.get(key) for test in tests]
+             for method, key in (("bicubic", "ratio"), ("surface", "ratio_surface"))}
+    for axes, label, name, digits, bars in ((panels[0], "RMSE (m)", "{}", 1, rmse_m),
+                                            (panels[1], "ratio of MSE", "model / {}", 3, ratio)):
+        for i, (method, values) in enumerate(bars.items()):
+            drawn = axes.bar(np.arange(len(every)) + 0.29 * (i - (len(bars) - 1) / 2),
+                             np.array(values, float), 0.29, color=METHODS[method][1],
+                             label=name.format(METHODS[method][0]))
+            axes.bar_label(drawn, ["" if value is None else f"{value:.{digits}f}"
+                                   for value in values], fontsize=8)
+        axes.set(ylabel=label, xlim=(-0.6, len(every) - 0.4))
+        axes.margins(y=0.1)
+        axes.set_xticks(range(len(every)), [f"{metrics['run']}\n{metrics['scale']}x, "
+                                            f"{metrics['split']}" for metrics in every], fontsize=8)
+    panels[1].axhline(1, color="black", linestyle=":")
+    for axes in panels:
+        axes.legend(fontsize=8)
+    save(figure, path, {metrics["run"]: metrics["settings"] for metrics in every}, show)
+
+
+def plot_times(path, every, title, show=False):
+    """compare_<runs>_training.png: RMSE of the last stage against training time, log axes.
+
+    Training patches by epoch, dashed the validation patches, and test RMSE at the epoch that is
+    evaluated. Returns False where no run has its history.csv any more.
+    """
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    lines = {}  # the same test patches give the same two lines: drawn once
+    for metrics in every:
+        history_path = utils.CHECKPOINTS / metrics["run"] / "history.csv"
+        if not history_path.exists():
+            print(f"note: {history_path} is missing: no training curve of {metrics['run']}")
+            continue
+        history = utils.read_table(history_path)
+        seconds = [row["seconds"] for row in history]
+        last = len(metrics["stages"])
+        training, validation = ([row[f"{part}_rmse_m_stage{last}"] for row in history]
+                                for part in ("train", "validation"))
+        (line,) = axes.loglog(seconds, training, linewidth=1, label=metrics["run"])
+        if validation[0] is not None:
+            axes.loglog(seconds, validation, "--", linewidth=1, color=line.get_color())
+        at = next(row["seconds"] for row in history if row["epoch"] == metrics["epoch"])
+        axes.plot(at, metrics["test"]["model"]["rmse_m"], "*", color=line.get_color(),
+                  markeredgecolor="black", markersize=12)
+        for method in ("bicubic", "surface"):
+            if metrics["test"].get(method):
+                rmse_m = metrics["test"][method]["rmse_m"]
+                lines.setdefault((method, round(rmse_m, 3)), []).append(metrics["run"])
+    if not axes.lines:
+        plt.close(figure)
+        return False
+    for (method, rmse_m), runs in lines.items():
+        axes.axhline(rmse_m, color=METHODS[method][1], linestyle=":",
+                     label=f"{METHODS[method][0]}: {', '.join(runs)}")
+    axes.plot([], [], "k--", linewidth=1, label="validation patches")
+    axes.plot([], [], "k*", markersize=12, label="test patches, at the best epoch")
+    axes.set(xlabel="training time (s)", ylabel="RMSE (m)")
+    axes.set_title(title, fontsize=10)
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    save(figure, path, {metrics["run"]: metrics["settings"] for metrics in every}, show)
+    return True
 
 
 def main(argv=None):

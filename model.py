@@ -2,8 +2,9 @@
 
 SRCNN is Dong et al. (2014, arXiv:1501.00092): convolutions 9-1-5 with 64 and 32 filters, ReLU,
 `same` padding. The chain runs log2(scale) of them: stage k takes the map from level k-1 to level k,
-twice as fine, and the next stage takes its prediction. Thickness and bed go in and come out in
-metres; they are normalised inside run_stage and nowhere else. Any height and width will do.
+twice as fine, and the next stage takes its prediction. What leaves the chain can be made to agree
+with what went in (make_consistent). Thickness and bed go in and come out in metres; they are
+normalised inside run_stage and nowhere else. Any height and width will do.
 """
 
 import utils
@@ -11,8 +12,14 @@ import utils
 with utils.quiet_import():
     import tensorflow as tf
 
-BASES = ("none", "bicubic")  # what a stage's convolutions correct; see stage_base
+BASES = ("none", "bicubic", "surface")  # what a stage's convolutions correct; see stage_base
 CHANNELS = ("thk", "thk+topg")  # what they see; see stage_channels
+GRADIENTS = ("stage", "chain")  # how far a stage's error reaches back; see run_chain
+
+
+def needs_topg(settings):
+    """Whether a run needs the bed: to correct the surface base, or to see it."""
+    return settings["base"] == "surface" or settings["channels"] == "thk+topg"
 
 
 def count_stages(scale):
@@ -77,13 +84,57 @@ def stage_channels(thk, topg, topg_before, settings):
     return tf.stack(channels, axis=-1)
 
 
-def stage_base(thk, settings):
-    """What a stage's convolutions correct: (patch, y, x) m.
+def surface(thk, topg):
+    """utils.surface in TensorFlow: upper surface elevation [m] of ice thk [m] on bed topg [m]."""
+    floating = (1 - utils.RHO_ICE / utils.RHO_SEA) * thk
+    return tf.where(thk > 0, tf.maximum(thk + topg, floating), tf.zeros_like(thk))
 
-    "none": nothing, they make the whole map, as in the original. "bicubic": the map as it comes in,
-    so that they learn the residual.
+
+def thickness(usrf, topg):
+    """utils.thickness in TensorFlow: ice thickness [m] below usrf [m] on or above bed topg [m]."""
+    ratio = utils.RHO_ICE / utils.RHO_SEA
+    grounded = usrf - topg
+    floating = tf.minimum(usrf / (1 - ratio), -topg / ratio)
+    return tf.nn.relu(tf.where(ratio * grounded >= -topg, grounded, floating))
+
+
+def stage_base(thk, topg, topg_before, settings):
+    """What a stage's convolutions correct: (patch, y, x) m, from fields as in run_stage.
+
+    "none": nothing, they make the whole map, as in the original. "bicubic": the map as it comes in.
+    "surface": the ice that the finer bed leaves under the same surface, which is smooth where the
+    bed is not; afloat where it is too thin to ground.
     """
+    if settings["base"] == "surface":
+        return thickness(surface(tf.nn.relu(thk), topg_before), topg)
     return thk if settings["base"] == "bicubic" else tf.zeros_like(thk)
+
+
+def make_consistent(thk, thk0, settings):
+    """Thickness [m] that gives the coarse map back when it is reduced, from a prediction of it.
+
+    thk: prediction; thk0: the chain's input, level 0; both (patch, y, x) m. settings: scale and
+    data.degrade, the reduction. Never below 0.
+    area: the ice of each coarse cell is scaled to the cell's mean, tenfold at most; what is missing
+    then, all of it where there was no ice, is spread evenly. Exact, so ice volume is kept.
+    bicubic: what the samples lack is added, fading linearly towards the samples around. Exact but
+    where that falls below 0: only at 4x and 2x, whose samples lie between cells and can overshoot.
+    """
+    degrade = settings["data"]["degrade"]
+    (recover_y, reduce_y, spread_y), (recover_x, reduce_x, spread_x) = (
+        [tf.constant(matrix, tf.float32)
+         for matrix in utils.consistency_weights(size, settings["scale"], degrade)]
+        for size in thk.shape[1:])
+    thk = tf.nn.relu(thk)
+    wanted = recover_y @ thk0 @ tf.transpose(recover_x)  # (patch, coarse y, coarse x)
+    found = reduce_y @ thk @ tf.transpose(reduce_x)
+    if degrade == "bicubic":
+        return tf.nn.relu(thk + spread_y @ (wanted - found) @ tf.transpose(spread_x))
+    wanted = tf.where(wanted < 0.005, 0.0, wanted)  # rounding of level 0: ocean stays ocean
+    factor = tf.minimum(wanted / tf.maximum(found, 1e-6), 10.0)  # keeps gradients finite too
+    missing = tf.nn.relu(wanted - factor * found)
+    return (thk * (spread_y @ factor @ tf.transpose(spread_x))
+            + spread_y @ missing @ tf.transpose(spread_x))
 
 
 @tf.custom_gradient
@@ -111,25 +162,31 @@ def run_stage(convs, thk, topg, topg_before, settings):
     """One SRCNN: thickness at level k from thickness at level k-1, all (patch, y, x) in m.
 
     convs: the stage's entry of build_layers; topg, topg_before: bed at levels k and k-1 (None where
-    settings["channels"] is "thk").
+    needs_topg says no).
     """
     values = stage_channels(thk, topg, topg_before, settings)  # (patch, y, x, channel)
     *hidden, last = convs.values()
     for conv in hidden:
         values = conv(values)
     values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias
-    return stage_base(thk, settings) + settings["thk_norm_m"] * values[..., 0]
+    correction = settings["correction_m"] or settings["thk_norm_m"]
+    return stage_base(thk, topg, topg_before, settings) + correction * values[..., 0]
 
 
 def run_chain(layers, thk, topg, settings):
     """Every stage's prediction: a list of (patch, y, x) thickness in m, the last the finest.
 
-    thk: bicubic input, level 0, (patch, y, x) m; topg: bed (patch, level, y, x) m, or None. Each
-    stage takes the prediction of the one before as data: gradients stay within a stage.
+    thk: bicubic input, level 0, (patch, y, x) m; topg: bed (patch, level, y, x) m, or None.
+    gradients "stage": each stage takes the prediction of the one before as data, as in the
+    original; "chain": its error also trains the stages before. consistency: see make_consistent.
     """
-    predictions = []
+    predictions, thk0 = [], thk
     for stage, convs in enumerate(layers.values(), 1):
         beds = (None, None) if topg is None else (topg[:, stage], topg[:, stage - 1])
-        predictions.append(run_stage(convs, thk, *beds, settings))
-        thk = tf.stop_gradient(predictions[-1])
+        thk = run_stage(convs, thk, *beds, settings)
+        if settings["consistency"] and stage == len(layers):
+            thk = make_consistent(thk, thk0, settings)
+        predictions.append(thk)
+        if settings["gradients"] == "stage":
+            thk = tf.stop_gradient(thk)
     return predictions

@@ -12,6 +12,7 @@ fine; the last is the map itself: the label.
 
 import math
 import os
+import re
 import socket
 import tempfile
 import time
@@ -26,13 +27,8 @@ import utils
 from utils import InputError
 
 # ---- Settings ---------------------------------------------------------------------------------
-PATCH = 41                    # cells along each side of a patch
-WINDOW = (
-    -1741591,
-    2356950,
-    -915923,
-    1131135,
-)  # x0 x1 y0 y1 [m]: 820 x 410 cells of 5 km = 200 patches
+PATCH = {"bicubic": 41, "area": 48}  # cells along each side of a patch; whole coarse cells for area
+WINDOW = (-1741591, 2356950, -915923, 1131135)  # x0 x1 y0 y1 [m]: 820 x 410 cells of 5 km
 TEST_SIZE = 0.3               # share of the patches held out: 60 of 200
 VALIDATION_SIZE = 0.1         # share of the training patches that chooses the best epoch: 14 of 140
 BLOCK = (5, 4)  # rows and columns of patches in a block of the block split (1025 x 820 km)
@@ -167,11 +163,12 @@ def check_albmap(path):
 # ---------------------------------------------------------------- window, patches, split
 
 
-def window_slices(found, window):
+def window_slices(found, window, side):
     """Slices (y, x) of the cells of a map in `window` (x0, x1, y0, y1, m), cut to whole patches.
 
     The window starts at the cell nearest to its lower left corner; cells beyond the last whole
-    patch are left out. Raises InputError where it leaves the map or holds no patch.
+    patch of side x side cells are left out. Raises InputError where it leaves the map or holds no
+    patch.
     """
     slices = []
     for name, low, high in (("y", *window[2:]), ("x", *window[:2])):
@@ -184,17 +181,17 @@ def window_slices(found, window):
         if low < axis[0] - spacing / 2 or start + cells > len(axis):
             raise InputError(f"window {name} {low:.0f} to {high:.0f} m lies outside the map: "
                              f"{extent}; choose --window X0 X1 Y0 Y1 inside")
-        if cells < PATCH:
+        if cells < side:
             raise InputError(f"window {name} {low:.0f} to {high:.0f} m is {max(cells, 0)} cells of "
-                             f"{spacing:.0f} m, smaller than a patch of {PATCH}; {extent}")
-        slices.append(slice(start, start + cells // PATCH * PATCH))
+                             f"{spacing:.0f} m, smaller than a patch of {side}; {extent}")
+        slices.append(slice(start, start + cells // side * side))
     return tuple(slices)
 
 
-def cut_patches(field):
-    """Cut a field (y, x) into patches (patch, 41, 41), row by row from the first row up."""
-    rows, columns = (n // PATCH for n in field.shape)
-    return field.reshape(rows, PATCH, columns, PATCH).swapaxes(1, 2).reshape(-1, PATCH, PATCH)
+def cut_patches(field, side=PATCH["bicubic"]):
+    """Cut a field (y, x) into patches (patch, side, side), row by row from the first row up."""
+    rows, columns = (n // side for n in field.shape)
+    return field.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
 
 
 def block_numbers(rows, columns):
@@ -213,6 +210,7 @@ def split_patches(rows, columns, method, test_size, seed):
     random: scikit-learn's train_test_split. A test patch then lies among training patches whose ice
     and bed continue into it, so the score is too good for a new region. block: whole blocks of
     neighbouring patches are held out, and a gap of one patch around them is used for nothing.
+    "fold 2 of 5": block with a fifth of the blocks held out, the second; each block is in one fold.
     A tenth of the training patches, drawn at random, is kept for validation.
     """
     n = rows * columns
@@ -225,9 +223,16 @@ def split_patches(rows, columns, method, test_size, seed):
     else:
         block = block_numbers(rows, columns)
         order = np.random.default_rng(seed).permutation(block.max() + 1)
-        held_out = np.cumsum(np.bincount(block)[order])
-        count = 1 + int(np.argmin(np.abs(held_out - test_size * n)))
-        is_test = np.isin(block, order[:count])
+        if method == "block":
+            held_out = np.cumsum(np.bincount(block)[order])
+            chosen = order[:1 + int(np.argmin(np.abs(held_out - test_size * n)))]
+        else:
+            fold, folds = (int(word) for word in method.split()[1::2])
+            if folds > len(order):
+                raise InputError(f"{folds} folds of {len(order)} blocks of patches: ask for at "
+                                 f"most {len(order)}, or edit BLOCK in prepare_data.py")
+            chosen = order[fold - 1::folds]
+        is_test = np.isin(block, chosen)
         grown = scipy.ndimage.binary_dilation(is_test.reshape(rows, columns), np.ones((3, 3)))
         test, gap = np.flatnonzero(is_test), grown.ravel() & ~is_test
     split = np.full(n, utils.SPLITS.index("train"), np.int8)
@@ -254,7 +259,8 @@ def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE
     the thickness will not do. Prints what it made.
     """
     output = Path(output or utils.DATA / f"patches_x{scale}.nc")
-    cells = window_slices(found, window)
+    side = PATCH[degrade]
+    cells = window_slices(found, window, side)
     x, y = found["x"][cells[1]], found["y"][cells[0]]
     thk = found["thk"][cells]
     topg = None if found["topg"] is None else found["topg"][cells]
@@ -266,10 +272,9 @@ def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE
         raise InputError(f"{found['name']}: no ice in the window (thickness is zero everywhere); "
                          "choose another --window")
 
-    rows, columns = len(y) // PATCH, len(x) // PATCH
+    rows, columns = len(y) // side, len(x) // side
     parts = split_patches(rows, columns, split, test_size, seed)
-    # The network's constants must not know the test patches.
-    learnt = mosaic(parts <= utils.SPLITS.index("validation"), columns)
+    thk, topg = (None if field is None else cut_patches(field, side) for field in (thk, topg))
     attributes = {
         "Conventions": "CF-1.8",
         "title": ("SYNTHETIC i" if found["synthetic"] else "I") + "ce-sheet patches for SRCNN",
@@ -281,23 +286,39 @@ def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE
         "window": np.array(window, np.float64), "spacing_m": float(x[1] - x[0]),
         "thk_max_m": float(thk.max()),
         "thk_max_m_comment": "of the window; divides the error MSE / max2, as in the original",
-        "thk_norm_m": float(thk[learnt].max()),
-        "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt]).max()),
+        **norms(thk, topg, parts),
         "norm_comment": "maxima of |thk| and |topg| of training patches; scale network channels",
     }
     write_patches(output, x, y, thk, topg, parts, found["crs"], attributes)
-    report(output, found, thk.shape, utils.read_patches(output))
+    report(output, found, (len(y), len(x)), utils.read_patches(output))
     return output
+
+
+def norms(thk, topg, parts):
+    """What scales the network's channels [m], from patches (patch, y, x) that are learnt from."""
+    learnt = parts <= utils.SPLITS.index("validation")  # must not know the test patches
+    return {"thk_norm_m": float(thk[learnt].max()),
+            "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt]).max())}
+
+
+def resplit(patches, split):
+    """The same patches (see utils.read_patches) under another split, with the constants of it."""
+    attrs = dict(patches["attrs"], split=split)
+    parts = split_patches(patches["row"].max() + 1, patches["column"].max() + 1, split,
+                          attrs["test_size"], attrs["seed"])
+    topg = None if patches["topg"] is None else patches["topg"][:, -1]
+    return dict(patches, split=parts, attrs=attrs | norms(patches["thk"][:, -1], topg, parts))
 
 
 def write_patches(path, x, y, thk, topg, parts, crs, attributes):
     """Write the patches of a window, at every level, to a NetCDF file that describes itself.
 
-    x, y: axes of the window [m]; thk, topg: (y, x) m, topg may be None; parts: split of each patch;
+    x, y: axes of the window [m]; thk, topg: (patch, y, x) m, topg may be None; parts: their split;
     crs: attributes of the grid mapping, {} if unknown; attributes: global ones, with scale, degrade
     and spacing_m.
     """
-    scale, columns = int(attributes["scale"]), len(x) // PATCH
+    scale, side = int(attributes["scale"]), thk.shape[1]
+    columns = len(x) // side
     row, column = np.divmod(np.arange(len(parts), dtype=np.int32), columns)
     levels = np.arange(scale.bit_length(), dtype=np.int32)
     spacing_m = attributes["spacing_m"] * scale / 2.0**levels
@@ -306,9 +327,9 @@ def write_patches(path, x, y, thk, topg, parts, crs, attributes):
     variables = {
         "level": (("level",), levels, {"long_name": "level: 0 the input, the last the label"}),
         "spacing": (("level",), spacing_m, {"units": "m", "long_name": "nominal spacing"}),
-        "x": (("patch", "x"), x.reshape(-1, PATCH)[column],
+        "x": (("patch", "x"), x.reshape(-1, side)[column],
               {"units": "m", "standard_name": "projection_x_coordinate"}),
-        "y": (("patch", "y"), y.reshape(-1, PATCH)[row],
+        "y": (("patch", "y"), y.reshape(-1, side)[row],
               {"units": "m", "standard_name": "projection_y_coordinate"}),
         "row": (("patch",), row, {"long_name": "row of the patch, from the lowest y"}),
         "column": (("patch",), column, {"long_name": "column of the patch, from the lowest x"}),
@@ -318,18 +339,13 @@ def write_patches(path, x, y, thk, topg, parts, crs, attributes):
     for name, field, standard_name in (("thk", thk, "land_ice_thickness"),
                                        ("topg", topg, "bedrock_altitude")):
         if field is not None:
-            values = utils.make_levels(cut_patches(field), scale, attributes["degrade"])
+            values = utils.make_levels(field, scale, attributes["degrade"])
             variables[name] = (("patch", "level", "y", "x"), values,
                                {"units": "m", "standard_name": standard_name, **mapping})
     if crs:
         variables["crs"] = ((), np.int32(0), crs)
-    sizes = {"patch": len(parts), "level": len(levels), "y": PATCH, "x": PATCH}
+    sizes = {"patch": len(parts), "level": len(levels), "y": side, "x": side}
     utils.write_netcdf(path, sizes, variables, attributes)
-
-
-def mosaic(chosen, columns):
-    """Mask (y, x) of the window's cells that lie in the chosen patches ((patch,) bool)."""
-    return np.kron(chosen.reshape(-1, columns), np.ones((PATCH, PATCH), bool))
 
 
 def report(path, found, shape, patches):
@@ -349,7 +365,8 @@ def report(path, found, shape, patches):
           f"{patches['y'].max():.0f} m; thickness to {attrs['thk_max_m']:.1f} m")
     counts = ", ".join(f"{len(utils.in_split(patches, name))} {name}" for name in utils.SPLITS
                        if len(utils.in_split(patches, name)))
-    print(f"patches  {len(patches['row'])} of {PATCH} x {PATCH}: {counts} ({attrs['split']} split, "
+    side = patches["x"].shape[1]
+    print(f"patches  {len(patches['row'])} of {side} x {side}: {counts} ({attrs['split']} split, "
           f"seed {attrs['seed']})")
     print(f"\n{attrs['degrade']} reduction        all patches            test patches\n"
           "level   spacing     MSE/max2    RMSE m      MSE/max2    RMSE m")
@@ -375,27 +392,39 @@ def find_map(input_file=None, download=False, record=-1):
 # ---------------------------------------------------------------- patches of a run
 
 
+def own_patches_path(run):
+    """data/patches_<run>.nc; runs that differ by fold and seed (x8_fold2of5_seed1) share it."""
+    name = re.sub(r"(_fold[0-9]+of[0-9]+)?(_seed[0-9]+)?$", "", run)
+    return utils.DATA / f"patches_{name}.nc"
+
+
 def patches_path(run, scale):
-    """Patches of a run: data/patches_<run>.nc if it is there, else data/patches_x<scale>.nc."""
-    own = utils.DATA / f"patches_{run}.nc"
+    """Patches of a run: its own (see own_patches_path) if they exist, else those of the scale."""
+    own = own_patches_path(run)
     return own if own.exists() else utils.DATA / f"patches_x{scale}.nc"
 
 
-def find_patches(run, scale, input_file=None, trained=None):
+def find_patches(run, scale, input_file=None, trained=None, split=None):
     """The path and the contents of a run's patches; made first where missing or of another map.
 
     input_file: the map they have to come from; without it whatever patches are there will do, and
     where there are none the synthetic ice sheet. trained: settings of the run if it exists, whose
-    patches are made as it was trained on; InputError where this map cannot give them.
+    patches are made as it was trained on; InputError where this map cannot give them. split: a
+    fold, "fold 2 of 5", for which the patches are shared out anew; else that of the run.
     """
     path = patches_path(run, scale)
+    split = split or (trained["data"]["split"] if trained else "")
+
+    def shared_out(patches):
+        return resplit(patches, split) if split.startswith("fold") else patches
+
     if path.exists():
         patches = utils.read_patches(path)
         if patches["attrs"]["scale"] != scale:
             raise InputError(f"{path}: made for scale {patches['attrs']['scale']}, not {scale}; "
                              f"remake it: python prepare_data.py --scale {scale} --output {path}")
         if input_file is None or utils.file_sha256(input_file) == patches["attrs"]["source_sha256"]:
-            return path, patches
+            return path, shared_out(patches)
     found = find_map(input_file)
     wanted = {}
     if trained:
@@ -403,15 +432,16 @@ def find_patches(run, scale, input_file=None, trained=None):
         if data["source_sha256"] != found["sha256"]:
             raise InputError(f"run {run} was trained on {data['source']}, not on {found['name']}; "
                              "give that map with --input, or choose another --run, or --restart")
-        wanted = {key: data[key] for key in ("degrade", "split", "test_size", "seed", "window")}
+        wanted = {key: data[key] for key in ("degrade", "test_size", "seed", "window")}
+        wanted["split"] = "block" if split.startswith("fold") else split
     made, why = path, "is missing"
     if path.exists():
         # Runs of the same scale share a file of patches; theirs must stay.
-        made, why = utils.DATA / f"patches_{run}.nc", "comes from another map"
+        made, why = own_patches_path(run), "comes from another map"
     print(f"{path} {why}: making {made} first (prepare_data.py)\n")
     prepare(scale, found, output=made, **wanted)
     print()
-    return made, utils.read_patches(made)
+    return made, shared_out(utils.read_patches(made))
 
 
 def describe_data(patches):

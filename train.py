@@ -4,6 +4,8 @@
     python train.py --scale 8 --input MAP.nc           # your map (thk, topg, x, y)
     python train.py --scale 8 --recipe original        # the published recipe, 30000 epochs
     python train.py --scale 8 --run wide --lr 3e-4     # an experiment beside the default
+    python train.py --scale 8 --seeds 3                # x8, x8_seed1, x8_seed2: one table
+    python train.py --scale 8 --crossval 5             # each block of patches held out once
 
 The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
 Patches come from data/patches_<run>.nc or data/patches_x<scale>.nc; prepare_data.py makes them,
@@ -11,6 +13,7 @@ here too when they are missing. Weights and history.csv go to checkpoints/<run>/
 results/<run>/.
 """
 
+import argparse
 import math
 import shutil
 import signal
@@ -31,25 +34,30 @@ with utils.quiet_import():
 # ---- Settings: edit here -----------------------------------------------------------------------
 RECIPES = {
     "default": {
-        "base": "bicubic",          # the convolutions correct: none (they make the map) | bicubic
+        "base": "surface",          # the convolutions correct: none (they make the map) | bicubic |
+                                    # surface (the ice between the same surface and the finer bed)
+        "consistency": True,        # the map made, reduced again, gives the coarse map back
+        "gradients": "chain",       # a stage's error trains: stage (it) | chain (those before too)
         "channels": "thk+topg",     # they see: thk | thk+topg
         "bed_levels": 2,            # bed at this level (1), and at the level before (2)
-        "filters": [64, 32],        # of every convolution but the last, which has 1
-        "kernels": [9, 1, 5],       # their sizes
+        "filters": [32, 32, 32, 32],  # of every convolution but the last, which has 1
+        "kernels": [3, 3, 3, 3, 3],   # their sizes
+        "correction_m": 300.0,      # metres to one unit of the last convolution (None: thk_norm_m)
         "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
         "learning_rate": 1e-3,      # of Adam
         "adam_epsilon": 1e-7,       # Keras's; TensorFlow 1 had 1e-8
         "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
-        "epochs": 200,
+        "epochs": {2: 200, 4: 200, 8: 200, 16: 100},  # a dict: by scale; 16x overfits after that
         "batch_size": 5,            # patches; the last, smaller batch is kept
         "augment": True,            # flips and quarter turns, drawn anew each epoch
         "validation": True,         # a tenth of the training patches chooses the best epoch
     },
     # As published (see README), with the batch, the seed and the number of stages put right.
     "original": {
-        "base": "none", "channels": "thk+topg", "bed_levels": 1,
-        "filters": [64, 32], "kernels": [9, 1, 5], "weights": "normal",
-        "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},   # a dict: by scale
+        "base": "none", "consistency": False, "gradients": "stage",
+        "channels": "thk+topg", "bed_levels": 1, "filters": [64, 32], "kernels": [9, 1, 5],
+        "correction_m": None, "weights": "normal",
+        "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},
         "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
         "batch_size": 80, "augment": False, "validation": False,
@@ -64,8 +72,11 @@ def make_settings(args):
     settings = {"run": args.run, "scale": args.scale, "recipe": args.recipe}
     for key, value in RECIPES[args.recipe].items():
         settings[key] = value[args.scale] if isinstance(value, dict) else value
-    changes = {"base": args.base, "channels": args.channels, "epochs": args.epochs,
-               "learning_rate": args.lr, "batch_size": args.batch_size}
+    if args.channels == "thk" and settings["base"] == "surface":
+        settings["base"] = "bicubic"  # the surface base is made of the bed
+    changes = {"base": args.base, "channels": args.channels, "gradients": args.gradients,
+               "consistency": args.consistency, "epochs": args.epochs, "learning_rate": args.lr,
+               "batch_size": args.batch_size}
     settings.update({key: value for key, value in changes.items() if value is not None})
     settings["seed"] = args.seed
     return settings
@@ -128,8 +139,8 @@ def turn(fields, turns):
 def make_step(layers, optimizer, settings):
     """The step that trains every stage on one batch: step(thk, topg) -> each stage's MSE [m2].
 
-    thk, topg: (patch, level, y, x) m. Gradients stay within a stage and Adam treats each weight by
-    itself, so one Adam on the sum of the losses is an Adam step of each stage on its own MSE.
+    thk, topg: (patch, level, y, x) m. Adam treats each weight by itself, so where gradients stay
+    within a stage, one Adam on the sum of the losses is an Adam step of each stage on its own MSE.
     """
     weights = model.list_weights(layers)
     optimizer.build(weights)
@@ -201,8 +212,8 @@ def train(patches, settings):
     training = utils.in_split(patches, "train", *([] if len(validation) else ["validation"]))
 
     def chosen(numbers):
-        beds = settings["channels"] == "thk+topg"
-        return patches["thk"][numbers], patches["topg"][numbers] if beds else None
+        return patches["thk"][numbers], (patches["topg"][numbers] if model.needs_topg(settings)
+                                         else None)
 
     # Everything that TensorFlow holds is made here, once; the loop below only runs it.
     tf.keras.utils.set_random_seed(settings["seed"])
@@ -302,6 +313,9 @@ def remove_run(run):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# ---------------------------------------------------------------- the command line
+
+
 def parse_arguments(argv):
     """The command line, checked; the run has a name."""
     parser = utils.argument_parser(__doc__)
@@ -314,10 +328,20 @@ def parse_arguments(argv):
     parser.add_argument("--batch-size", type=int, metavar="N")
     parser.add_argument("--base", choices=model.BASES, help="what the convolutions correct")
     parser.add_argument("--channels", choices=model.CHANNELS, help="what they see")
+    parser.add_argument("--no-consistency", dest="consistency", action="store_false", default=None,
+                        help="do not make the result give the coarse map back")
+    parser.add_argument("--gradients", choices=model.GRADIENTS,
+                        help="train a stage on its own error, or on those of the stages after too")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the batch order")
+    parser.add_argument("--seeds", type=int, metavar="N",
+                        help="train N runs, --seed and those after it, and print one table")
+    parser.add_argument("--crossval", type=int, metavar="K",
+                        help="K-fold cross-validation: whole blocks of patches, each held out once")
     parser.add_argument("--restart", action="store_true", help="start the run over")
     args = parser.parse_args(argv)
-    for name in ("epochs", "lr", "batch_size"):
+    if args.crossval is not None and args.crossval < 2:
+        raise InputError(f"--crossval {args.crossval}: expected 2 or more folds")
+    for name in ("epochs", "lr", "batch_size", "seeds"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
@@ -327,21 +351,27 @@ def parse_arguments(argv):
     return args
 
 
-def main(argv=None):
-    args = parse_arguments(argv)
+def train_run(args, split=None):
+    """Train the run of these arguments (on a fold, "fold 2 of 5"), evaluate it; exit status.
+
+    A run of several (--seeds, --crossval) that is trained and evaluated already is left as it is.
+    """
     old = None  # settings of the run, where it exists and is to go on
     if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
         old = utils.read_settings(args.run)
     args.scale = args.scale or (old["scale"] if old else 8)
     settings = make_settings(args)
-    path, patches = prepare_data.find_patches(args.run, args.scale, args.input, old)
-    if settings["channels"] == "thk+topg" and patches["topg"] is None:
+    path, patches = prepare_data.find_patches(args.run, args.scale, args.input, old, split)
+    if model.needs_topg(settings) and patches["topg"] is None:
         raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
                          "--channels thk")
     settings["data"] = prepare_data.describe_data(patches)
     settings |= {key: settings["data"][key] for key in ("thk_norm_m", "topg_norm_m")}
     if old:
         check_same_settings(old, settings)
+        if is_finished(settings) and (args.seeds or args.crossval):
+            print(f"run {args.run}: finished already")
+            return 0
     if args.restart:
         remove_run(args.run)
 
@@ -362,7 +392,35 @@ def main(argv=None):
     if not complete:
         print("stopped; everything so far is kept, and the same command goes on from here")
         return 130
-    evaluate.evaluate(args.run)
+    evaluate.evaluate(args.run, figures=not (args.seeds or args.crossval))
+    return 0
+
+
+def is_finished(settings):
+    """Whether a run is trained to its last epoch and evaluated after that."""
+    history = utils.CHECKPOINTS / settings["run"] / "history.csv"
+    metrics = utils.RESULTS / settings["run"] / "metrics.json"
+    return (history.exists() and utils.read_table(history)[-1]["epoch"] >= settings["epochs"]
+            and metrics.exists() and metrics.stat().st_mtime >= history.stat().st_mtime)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    if not (args.seeds or args.crossval):
+        return train_run(args)
+    folds = args.crossval or 0
+    every = {}  # runs by fold
+    for fold in range(1, folds + 1) if folds else [None]:
+        for seed in range(args.seed, args.seed + (args.seeds or 1)):
+            name = (args.run + (f"_fold{fold}of{folds}" if fold else "")
+                    + (f"_seed{seed}" if seed != args.seed else ""))
+            one = argparse.Namespace(**vars(args) | {"run": name, "seed": seed})
+            status = train_run(one, f"fold {fold} of {folds}" if fold else None)
+            if status:
+                return status
+            every.setdefault(f"fold {fold}" if fold else "test", []).append(name)
+    evaluate.summarise(f"{args.run}_" + (f"crossval{folds}" if folds else f"seeds{args.seeds}"),
+                       every)
     return 0
 
 

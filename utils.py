@@ -453,19 +453,6 @@ def area_means(size, coarse):
     return np.maximum(overlap, 0)
 
 
-def reduce_fields(fields, factor, degrade):
-    """Reduce fields (n, y, x) by `factor`: `bicubic` takes point samples, `area` takes cell means.
-
-    bicubic is the original's `scipy.ndimage.zoom` (cubic spline, the corner samples are the corner
-    cells' values); area averages over coarse cells. Returns (n, coarse y, coarse x) float64.
-    """
-    fields = np.asarray(fields, np.float64)
-    if degrade == "bicubic":
-        return scipy.ndimage.zoom(fields, (1, 1 / factor, 1 / factor))
-    down_y, down_x = (area_means(n, coarse_size(n, factor)) for n in fields.shape[1:])
-    return down_y @ fields @ down_x.T
-
-
 def spline_weights(coarse, size):
     """Matrix (size, coarse) that interpolates from centres of `coarse` cells to those of `size`.
 
@@ -479,17 +466,64 @@ def spline_weights(coarse, size):
     return spline(np.arange(size) + 0.5)
 
 
-def enlarge_fields(fields, shape, degrade):
-    """Bring reduced fields (n, coarse y, coarse x) back to `shape` (y, x) by a cubic spline.
+def reduction_weights(size, coarse, degrade):
+    """Matrix (coarse, size) that reduces an axis of `size` cells: W_y @ field @ W_x.T.
 
-    bicubic: samples lie on the corner cells' centres, as in the original's scipy.ndimage.zoom;
-    area: on the centres of the coarse cells, which the fine cells subdivide.
+    degrade `bicubic`: point samples on a cubic spline, that of scipy.ndimage.zoom as in the
+    original (the corner samples are the corner cells' values); `area`: means over coarse cells.
     """
-    if degrade == "bicubic":
-        zoom = (1, shape[0] / fields.shape[1], shape[1] / fields.shape[2])
-        return scipy.ndimage.zoom(fields, zoom)
-    up_y, up_x = (spline_weights(*sizes) for sizes in zip(fields.shape[1:], shape, strict=True))
+    if degrade == "area":
+        return area_means(size, coarse)
+    return scipy.ndimage.zoom(np.eye(size), (coarse / size, 1))
+
+
+def enlargement_weights(coarse, size, degrade):
+    """Matrix (size, coarse) that brings samples or means of an axis back to `size` cells.
+
+    A cubic spline through the samples, on the corner cells' centres (`bicubic`, that of
+    scipy.ndimage.zoom), or on the centres of the coarse cells, which the fine ones subdivide
+    (`area`).
+    """
+    if degrade == "area":
+        return spline_weights(coarse, size)
+    return scipy.ndimage.zoom(np.eye(coarse), (size / coarse, 1))
+
+
+def reduce_fields(fields, factor, degrade):
+    """Reduce fields (n, y, x) by `factor` to (n, coarse y, coarse x): see reduction_weights."""
+    down_y, down_x = (reduction_weights(n, coarse_size(n, factor), degrade)
+                      for n in fields.shape[1:])
+    return down_y @ np.asarray(fields, np.float64) @ down_x.T
+
+
+def enlarge_fields(fields, shape, degrade):
+    """Bring reduced fields (n, coarse y, coarse x) back to `shape`: see enlargement_weights."""
+    up_y, up_x = (enlargement_weights(*sizes, degrade)
+                  for sizes in zip(fields.shape[1:], shape, strict=True))
     return up_y @ fields @ up_x.T
+
+
+def consistency_weights(size, scale, degrade):
+    """Matrices (recover, reduce, spread) for an axis of `size` cells, see model.make_consistent.
+
+    recover (coarse, size): coarse values from level 0, which was enlarged from them; reduce
+    (coarse, size): coarse values of a fine field; spread (size, coarse): a fine field from coarse
+    values. bicubic: linear between the samples, so that `reduce` of it gives them back; area: the
+    coarse value in each of its cells. Raises InputError where coarse cells are not whole cells.
+    """
+    coarse = coarse_size(size, scale)
+    if degrade == "area" and size != coarse * scale:
+        raise InputError(f"consistency needs whole coarse cells: {size} cells do not divide by "
+                         f"{scale}; train with --no-consistency, or prepare larger patches")
+    enlarge = enlargement_weights(coarse, size, degrade)
+    reduce = reduction_weights(size, coarse, degrade)
+    if degrade == "area":
+        spread = (reduce > 0).T.astype(float)
+    else:
+        places = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
+        linear = np.stack([np.interp(np.arange(size), places, one) for one in np.eye(coarse)], 1)
+        spread = linear @ np.linalg.inv(reduce @ linear)
+    return np.linalg.pinv(enlarge), reduce, spread
 
 
 def make_levels(fields, scale, degrade):
@@ -526,3 +560,57 @@ def rmse_m(predicted, label, axis=None):
     """Root mean square of predicted - label [m], over everything or over `axis`."""
     difference = np.asarray(predicted, np.float64) - np.asarray(label, np.float64)
     return np.sqrt(np.mean(difference**2, axis=axis))
+
+
+def volume_error(predicted, label, spacing_m):
+    """Error in ice volume of predicted thickness against the label, any shape, both in m.
+
+    Returns a dict: `volume_error_km3`, predicted - label, and `volume_error_percent` of the label's
+    volume, None where the label has no ice. Cells are spacing_m squared, areas of the projection:
+    its scale (up to some per cent away from the latitude of true scale) is not corrected for.
+    """
+    metres = np.sum(np.asarray(predicted, np.float64) - np.asarray(label, np.float64))
+    ice = np.sum(label, dtype=np.float64)
+    return {"volume_error_km3": float(metres * spacing_m**2 / 1e9),
+            "volume_error_percent": float(100 * metres / ice) if ice > 0 else None}
+
+
+def surface_types(thk, topg, near_cells):
+    """Masks (y, x) of what a map has in its cells, from `thk` and `topg` [m], (y, x): a dict.
+
+    grounded, floating: ice, by flotation; ice_free: rock or open ocean; margin: cells of any of
+    these within near_cells (from centre to centre) of a cell of another one, that is of an ice edge
+    or a grounding line; all. Where topg is None only ice, margin (the ice edge) and all.
+    """
+    ice = np.asarray(thk) > 0
+    if topg is None:
+        types = {"ice": ice}
+    else:
+        grounds = RHO_ICE / RHO_SEA * thk >= -topg
+        types = {"grounded": ice & grounds, "floating": ice & ~grounds, "ice_free": ~ice}
+    margin = np.zeros(ice.shape, bool)
+    for kind in [*types.values(), ~ice]:
+        if not kind.all():  # else there is no other cell to be near to
+            margin |= kind & (scipy.ndimage.distance_transform_edt(kind) <= near_cells)
+    return types | {"margin": margin, "all": np.ones(ice.shape, bool)}
+
+
+def power_spectrum(fields, spacing_m):
+    """Radially averaged power spectrum of fields (patch, y, x) in m, the mean over patches.
+
+    Each patch without its mean, tapered with a Hann window; averaged over rings of wavenumber, one
+    cycle per patch wide, out to two cells per wave. Returns wavenumber (ring,) [cycles km-1] and
+    power (ring,) [m2 km2], a density in the plane of wavenumbers, whose integral over the plane is
+    the variance: noise of variance s2, independent from cell to cell, has s2 * spacing2 throughout.
+    """
+    fields = np.asarray(fields, np.float64)
+    spacing_km, shape = spacing_m / 1000, fields.shape[1:]
+    hann_y, hann_x = (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape)
+    taper = hann_y[:, None] * hann_x
+    transform = np.fft.fft2((fields - fields.mean(axis=(1, 2), keepdims=True)) * taper)
+    power = np.mean(np.abs(transform) ** 2, axis=0) * spacing_km**2 / np.sum(taper**2)
+    wavenumber = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) / spacing_km
+    step = 1 / (min(shape) * spacing_km)
+    ring = np.rint(wavenumber / step).astype(int).ravel()
+    rings = np.arange(1, min(shape) // 2 + 1)
+    return rings * step, (np.bincount(ring, power.ravel()) / np.bincount(ring))[rings]

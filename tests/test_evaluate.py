@@ -26,14 +26,18 @@ def trained(small_patches, small_settings):
 # ---------------------------------------------------------------- metrics
 
 
-def flat_patches(*levels_m):
-    """Two patches that are flat at each level, with the given thickness [m]; all else as small."""
-    thk = np.ones((2, 1, 41, 41)) * np.reshape(levels_m, (1, -1, 1, 1))
-    return {"thk": thk, "split": np.array([2, 2], np.int8)}
+def flat_patches(*levels_m, topg_m=None, side=41):
+    """Two patches side by side, flat at each level, of the given thickness and bed [m]."""
+    thk, topg = (None if levels is None else np.ones((2, 1, side, side)) * np.reshape(
+        levels, (1, -1, 1, 1)) for levels in (levels_m, topg_m))
+    x = 5000.0 * np.arange(2 * side).reshape(2, side)
+    return {"thk": thk, "topg": topg, "split": np.array([2, 2], np.int8), "x": x, "y": x[[0, 0]],
+            "row": np.array([0, 0]), "column": np.array([0, 1])}
 
 
 def plain_settings(**changes):
     return {"run": "flat", "scale": 4, "recipe": "default", "seed": 3, "validation": True,
+            "consistency": False,
             "data": {"source": "here", "source_title": "", "citation": "", "synthetic": "no",
                      "degrade": "bicubic", "split": "random", "seed": 0, "thk_max_m": 1000.0,
                      "spacing_m": 5000.0}} | changes
@@ -55,6 +59,103 @@ def test_metrics_by_hand():
     assert first["bicubic"]["rmse_m"] == pytest.approx(20)
     assert first["model"]["rmse_m"] == pytest.approx(10)
     assert second["model"] == metrics["test"]["model"]
+
+
+def test_surface_base_by_hand():
+    """Bed 150, 120, 100 m under 900 m of ice at level 0: the surface is at 1050 m."""
+    patches = flat_patches(900.0, 940.0, 1000.0, topg_m=[150.0, 120.0, 100.0])
+    predictions = np.stack([np.full((2, 41, 41), 945.0), np.full((2, 41, 41), 1025.0)])
+    predictions[1, 1] = 1100
+    metrics = evaluate.measure(predictions, patches, plain_settings(), np.arange(2))
+    first, test = metrics["stages"][0], metrics["test"]
+    assert first["surface"]["bias_m"] == pytest.approx(930 - 940)
+    assert test["surface"] == pytest.approx(
+        {"mse": 2.5e-3, "rmse_m": 50, "mae_m": 50, "bias_m": -50})
+    assert test["ratio_surface"] == pytest.approx((25**2 + 100**2) / 2 / 50**2)
+    assert (test["won_surface"], test["won"]) == (0.5, 0.5)
+    assert [(row["method"], row["rmse_m"]) for row in evaluate.metrics_rows(metrics)[:2]] == [
+        ("bicubic", pytest.approx(40)), ("surface", pytest.approx(10))]
+
+
+def test_surface_base_made_consistent_is_measured_beside_a_model_that_is():
+    topg = np.zeros((2, 3, 48, 48))
+    topg[:, 2, :, ::2] = -100  # half of the cells lie 100 m deeper, so they hold more ice
+    patches = flat_patches(500.0, 500.0, 500.0, topg_m=[0.0, 0.0, 0.0])
+    patches |= {"thk": np.full((2, 3, 48, 48), 500.0, "f"), "topg": topg.astype("f"),
+                "x": 5000.0 * np.arange(96).reshape(2, 48)}
+    patches["y"] = patches["x"][[0, 0]]
+    predictions = np.full((2, 2, 48, 48), 500.0)
+    settings = plain_settings(consistency=True)
+    settings["data"]["degrade"] = "area"
+    test = evaluate.measure(predictions, patches, settings, np.arange(2))["test"]
+    # 500 and 600 m where 500 are right; scaled by 500 / 550
+    assert test["surface"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
+    assert test["surface_consistent"]["rmse_m"] == pytest.approx(50 * 500 / 550, rel=1e-3)
+    assert test["surface_consistent"]["bias_m"] == pytest.approx(0, abs=0.01)
+    assert "surface_consistent" not in evaluate.measure(
+        predictions, patches, plain_settings(), np.arange(2))["test"]
+
+
+def test_surface_base_starts_from_no_ice_where_the_spline_falls_below_zero():
+    patches = flat_patches(-30.0, 0.0, topg_m=[200.0, 100.0])
+    found = evaluate.estimate(np.zeros((2, 41, 41)), patches, np.arange(2))
+    np.testing.assert_array_equal(found["surface"], 0)
+
+
+def test_without_a_bed_there_is_no_surface_base():
+    patches = flat_patches(100.0, 120.0, 140.0)
+    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, plain_settings(),
+                               np.arange(2))
+    test = metrics["test"]
+    for entry in (test, metrics["stages"][0]):
+        assert entry["surface"] is entry["ratio_surface"] is entry["won_surface"] is None
+    assert set(test["by_type"]) == {"ice", "margin", "all"}
+    assert test["by_type"]["all"]["surface"] is test["detail"]["surface"] is None
+    assert {row["method"] for row in evaluate.metrics_rows(metrics)} == {"bicubic", "model"}
+
+
+def test_errors_by_type_with_the_margin_of_the_patch_beside():
+    """Ocean in one patch, grounded ice in the other: 2 x 4 of its columns are near the edge."""
+    patches = flat_patches(1000.0, 1000.0, topg_m=[100.0, 100.0], side=48)
+    patches["thk"][0], patches["topg"][0] = 0, -3000
+    predicted = patches["thk"][:, -1].copy()
+    predicted[1, :, :8] += 10
+    maps = {"bicubic": predicted - 20, "model": predicted}
+    ice = evaluate.measure_types({name: field[[1]] for name, field in maps.items()}, patches,
+                                 plain_settings(), np.array([1]))
+    assert {name: entry["n_cells"] for name, entry in ice.items()} == {
+        "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48, "all": 48**2}
+    assert ice["margin"]["model"] == pytest.approx(
+        {"mse": 1e-4, "rmse_m": 10, "mae_m": 10, "bias_m": 10,
+         "volume_error_km3": 10 * 8 * 48 * 25e6 / 1e9, "volume_error_percent": 1})
+    assert ice["margin"]["bicubic"]["bias_m"] == pytest.approx(-10)
+    assert ice["all"]["model"]["bias_m"] == pytest.approx(10 * 8 / 48)
+    assert ice["floating"]["model"] is ice["all"]["surface"] is None
+    ocean = evaluate.measure_types(maps, patches, plain_settings(), np.arange(2))["ice_free"]
+    assert (ocean["n_cells"], ocean["model"]["volume_error_percent"]) == (48**2, None)
+
+
+def test_worst_patches_are_named_with_their_places():
+    patches = flat_patches(100.0, 100.0)
+    predicted = patches["thk"][:, -1] + np.array([3.0, -7.0])[:, None, None]
+    worst = evaluate.worst_patches(evaluate.estimate(predicted, patches, np.arange(2)), patches,
+                                   np.arange(2))
+    assert worst[0] == {"patch": 1, "x_km": 305, "y_km": 100, "bicubic_rmse_m": 0,
+                        "surface_rmse_m": None, "model_rmse_m": 7}
+    assert worst[1]["patch"] == 0
+
+
+def test_detail_is_what_lies_between_coarse_and_fine_grid():
+    """Waves of 41 / 10 cells (20.5 km) at 4x, where the coarse grid ends at 40 km."""
+    wave = 100 * np.sin(2 * np.pi * 10 / 41 * np.arange(41)) * np.ones((2, 41, 1))
+    maps = {"bicubic": 0 * wave, "surface": -wave, "model": wave / 2}
+    spectrum, detail = evaluate.measure_spectra(maps, wave, plain_settings())
+    for method, power, explained in (("bicubic", 0, 0), ("surface", 1, -3), ("model", 0.25, 0.75)):
+        assert detail[method] == pytest.approx({"power": power, "explained": explained})
+    assert spectrum["wavelength_km"][np.argmax(spectrum["label"])] == pytest.approx(20.5)
+    slow = 100 * np.sin(2 * np.pi * 2 / 41 * np.arange(41)) * np.ones((2, 41, 1))
+    detail = evaluate.measure_spectra({"model": wave + slow}, wave, plain_settings())[1]
+    assert detail["model"]["explained"] == pytest.approx(1, abs=1e-3)  # waves of 100 km: no matter
 
 
 def test_chosen_patches_are_the_best_the_median_and_the_worst():
@@ -115,9 +216,9 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     assert metrics["versions"]["tensorflow"]
     assert tf.train.latest_checkpoint("checkpoints/tiny/best").endswith(f"-{metrics['epoch']}")
     assert f"{metrics['test']['model']['rmse_m']:.1f}" in said
-    for name in ("comparison", "window", "training", "patches"):
+    for name in ("comparison", "window", "training", "patches", "spectrum"):
         assert (results / f"{name}.png").stat().st_size > 10000
-    assert len(list((results / "patches").iterdir())) == 3 * 4
+    assert len(list((results / "patches").iterdir())) == 4 * 4
     assert b'"run": "tiny"' in (results / "window.png").read_bytes()  # says what made it
     assert (
         (results / "metrics.csv")
@@ -134,20 +235,51 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     assert metrics["test"]["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert metrics["test"]["bicubic"]["rmse_m"] == pytest.approx(
         np.sqrt(np.mean((np.float64(thk[:, 0]) - thk[:, -1]) ** 2)))
+    base = utils.thickness(utils.surface(np.maximum(thk[:, 0], 0), topg[:, 0]), topg[:, -1])
+    assert metrics["test"]["surface"]["rmse_m"] == pytest.approx(
+        np.sqrt(np.mean((np.float64(base) - thk[:, -1]) ** 2)))
+
+    # Parts add up to the whole, and the tables say them.
+    by_type = metrics["test"]["by_type"]
+    parts = [by_type[name] for name in ("grounded", "floating", "ice_free")]
+    assert sum(part["n_cells"] for part in parts) == by_type["all"]["n_cells"] == thk[:, 0].size
+    for method in ("bicubic", "surface", "model"):
+        assert by_type["all"][method]["rmse_m"] == metrics["test"][method]["rmse_m"]
+        assert sum(part[method]["volume_error_km3"] for part in parts) == pytest.approx(
+            by_type["all"][method]["volume_error_km3"])
+    worst = metrics["test"]["worst"]
+    assert sorted(row["patch"] for row in worst) == test.tolist()
+    for found in ("grounded", f"patch {worst[0]['patch']:4d} {worst[0]['x_km']:8.0f}"):
+        assert found in said
 
 
-def test_runs_side_by_side(trained, small_patches, small_settings, folder, capsys):
-    train.train(small_patches, small_settings | {"run": "other", "seed": 1})
-    for run in ("tiny", "other"):
+def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
+                                                   capsys):
+    path = prepare_data.prepare(4, utils.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
+                                output="data/patches_bare.nc")
+    patches = utils.read_patches(path)
+    train.train(patches, small_settings | {
+        "run": "bare", "channels": "thk", "base": "bicubic", "epochs": 1, "validation": False,
+        "data": prepare_data.describe_data(patches)})
+    for run in ("tiny", "bare"):
         evaluate.evaluate(run)
+    assert (folder / "results/bare/window.png").exists()
     capsys.readouterr()
-    evaluate.main(["--compare", "tiny", "other"])
+    evaluate.main(["--compare", "tiny", "bare"])
     said = capsys.readouterr().out
-    assert "tiny" in said
-    assert "other" in said
-    assert (folder / "results" / "compare_tiny_other.png").exists()
-    rows = (folder / "results" / "compare_tiny_other.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 2
+    assert [line.split()[:2] for line in said.splitlines()[1:7]] == [
+        ["tiny", "bicubic"], ["tiny", "surface"], ["tiny", "surface+cons."], ["tiny", "model"],
+        ["bare", "bicubic"], ["bare", "model"]]
+    assert len((folder / "results/compare_tiny_bare.csv").read_text().splitlines()) == 1 + 6
+    for name in ("compare_tiny_bare.png", "compare_tiny_bare_training.png"):
+        assert (folder / "results" / name).stat().st_size > 10000
+
+    # Results without their checkpoints still compare, but have no training to show.
+    shutil.rmtree(folder / "checkpoints")
+    evaluate.main(["--compare", "bare"])
+    assert "no training curve of bare" in capsys.readouterr().out
+    assert (folder / "results/compare_bare.png").exists()
+    assert not (folder / "results/compare_bare_training.png").exists()
 
 
 # ---------------------------------------------------------------- what is refused
@@ -193,8 +325,8 @@ def test_damaged_checkpoint_is_an_error(trained, folder):
 
 
 def test_other_patches_are_an_error(trained, small_map):
-    prepare_data.prepare(4, utils.read_map(small_map), degrade="area", window=SMALL_WINDOW)
+    prepare_data.prepare(4, utils.read_map(small_map), seed=1, window=SMALL_WINDOW)
     with pytest.raises(
-        InputError, match="not the patches that run tiny was trained on: degrade bicubic -> area"
+        InputError, match="not the patches that run tiny was trained on: seed 0 -> 1"
     ):
         evaluate.evaluate("tiny")

@@ -18,6 +18,9 @@ def settings(**changes):
             "base": "bicubic",
             "channels": "thk+topg",
             "bed_levels": 2,
+            "consistency": False,
+            "gradients": "stage",
+            "correction_m": None,
             "filters": (64, 32),
             "kernels": (9, 1, 5),
             "weights": "he",
@@ -167,7 +170,151 @@ def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level():
         np.testing.assert_allclose(found[1][patch], second, rtol=1e-4, atol=0.05)
 
 
+# ---------------------------------------------------------------- the surface base
+
+R = 917 / 1027.5  # of the densities of ice and sea water
+# thk and bed before, finer bed, and the thickness that follows, all m
+HAND = {
+    "grounded inland": (1000, 500, 300, 1200),
+    "grounded below sea level": (1000, -600, -700, 1100),
+    "floating, the bed does not matter": (300, -800, -1500, 300),
+    "grounded, afloat over a deeper bed": (1000, -890, -2000, 110 / (1 - R)),
+    "floating, aground on a rise": (300, -800, -100, 300 * (1 - R) + 100),
+    "ice-free land": (0, 200, 100, 0),
+    "a mountain through the ice": (50, 200, 300, 0),
+    "ocean": (0, -3000, -2000, 0),
+    "overshoot of the spline in the ocean": (-20, -500, -400, 0),
+}
+
+
+@pytest.mark.parametrize("cell", HAND)
+def test_surface_base_by_hand(cell):
+    thk, before, topg, expected = (np.full((1, 1, 1), value, "f") for value in HAND[cell])
+    found = model.stage_base(tf.constant(thk), topg, before, settings(base="surface"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_surface_base_is_that_of_utils():
+    rng = np.random.default_rng(0)
+    thk = np.maximum(rng.uniform(-1000, 3000, 4000), 0).astype("f")
+    before, topg = rng.uniform(-3000, 2000, (2, 4000)).astype("f")
+    np.testing.assert_allclose(model.surface(thk, before), utils.surface(thk, before), atol=1e-3)
+    found = model.stage_base(thk, topg, before, settings(base="surface"))
+    expected = utils.thickness(utils.surface(thk, before), topg)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0.01)
+
+
+def test_surface_base_has_finite_gradients_at_zero_ice_and_at_the_flotation_line():
+    # no ice; at the flotation line; afloat; on dry land, d thickness / d thk is 1
+    thk = tf.constant([0.0, 500 / R, 300.0, 1000.0])
+    before, topg = (np.array([-500, -500, -500, bed], "f") for bed in (500, 300))
+    with tf.GradientTape() as tape:
+        tape.watch(thk)
+        total = tf.reduce_sum(model.stage_base(thk, topg, before, settings(base="surface")))
+    slope = tape.gradient(total, thk).numpy()
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope[2:], 1, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- coarse consistency
+
+
+def consistent(degrade, scale=4, side=48):
+    """A prediction made consistent with a coarse map, and what that was: thickness in m."""
+    rng = np.random.default_rng(2)
+    coarse = rng.uniform(0, 3000, (3, *2 * (utils.coarse_size(side, scale),)))
+    coarse[:, :, 0] = 0  # open ocean
+    thk0 = utils.enlarge_fields(coarse, (side, side), degrade).astype("f")
+    thk = rng.uniform(-300, 3000, thk0.shape).astype("f")
+    thk[1] = 0  # a prediction without ice
+    chosen = settings(scale=scale, data={"degrade": degrade})
+    return model.make_consistent(tf.constant(thk), tf.constant(thk0), chosen).numpy(), thk, coarse
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8, 16])
+def test_cell_means_are_kept_and_no_ice_is_negative(scale):
+    found, thk, coarse = consistent("area", scale)
+    assert found.min() >= 0
+    means = found.reshape(3, 48 // scale, scale, 48 // scale, scale).mean(axis=(2, 4))
+    np.testing.assert_allclose(means, coarse, atol=0.01)
+    np.testing.assert_array_equal(found[:, :, :scale], 0)  # ocean stays ocean
+    # where nothing was predicted the ice is spread evenly, elsewhere in proportion
+    np.testing.assert_allclose(found[1], np.kron(coarse[1], np.ones((scale, scale))), atol=0.01)
+    block = np.s_[0, :scale, scale:2 * scale]
+    share = np.maximum(thk[block], 0)
+    np.testing.assert_allclose(found[block], share * coarse[0, 0, 1] / share.mean(), rtol=1e-3)
+
+
+def test_little_predicted_ice_is_scaled_tenfold_and_the_rest_spread():
+    thk = np.zeros((1, 2, 2), "f")
+    thk[0, 0, 0] = 4  # mean 1 where 100 is wanted: 10 x 4, and 90 everywhere
+    chosen = settings(scale=2, data={"degrade": "area"})
+    found = model.make_consistent(tf.constant(thk), tf.fill((1, 2, 2), 100.0), chosen)
+    np.testing.assert_allclose(found, [[[130, 90], [90, 90]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8, 16])
+def test_samples_are_kept(scale):
+    found, _, coarse = consistent("bicubic", scale, side=41)
+    assert found.min() >= 0
+    samples = utils.reduce_fields(found, scale, "bicubic")
+    if scale >= 8:  # the samples lie on cells
+        np.testing.assert_allclose(samples, coarse, atol=0.02)
+    else:  # between cells, so what was below 0 moves them: look where nothing was
+        chosen = settings(scale=scale, data={"degrade": "bicubic"})
+        high = np.random.default_rng(0).uniform(5000, 6000, (1, 41, 41))
+        given = utils.make_levels(high, scale, "bicubic")[:, 0]
+        again = model.make_consistent(tf.constant(high[:, ::-1], tf.float32), given, chosen)
+        np.testing.assert_allclose(utils.reduce_fields(again, scale, "bicubic"),
+                                   utils.reduce_fields(high, scale, "bicubic"), atol=0.05)
+
+
+@pytest.mark.parametrize("degrade, side", [("bicubic", 41), ("area", 48)])
+def test_a_consistent_map_is_left_as_it_is_and_gradients_are_finite(degrade, side):
+    label = np.random.default_rng(0).uniform(100, 3000, (2, side, side)).astype("f")
+    label[1] = 0
+    level0 = tf.constant(utils.make_levels(label, 8, degrade)[:, 0])
+    chosen, thk = settings(data={"degrade": degrade}), tf.constant(label)
+    with tf.GradientTape() as tape:
+        tape.watch(thk)
+        found = model.make_consistent(thk, level0, chosen)
+        total = tf.reduce_sum(found)
+    np.testing.assert_allclose(found, label, atol=0.02)
+    assert np.isfinite(tape.gradient(total, thk)).all()
+
+
+def test_coarse_cells_have_to_be_whole_cells():
+    with pytest.raises(utils.InputError, match="41 cells do not divide by 8"):
+        utils.consistency_weights(41, 8, "area")
+
+
+def test_chain_is_consistent_at_its_end_when_asked():
+    thk0 = np.abs(fields(n=1, shape=(48, 48))[0])
+    topg = fields(n=1, shape=(48, 48))[1]
+    found = {}
+    for consistency in (False, True):
+        chosen = settings(base="surface", consistency=consistency, data={"degrade": "area"})
+        layers = model.build_layers(chosen)
+        fill(layers, scale=0.02)
+        found[consistency] = model.run_chain(layers, thk0, topg, chosen)
+    for stage in (0, 1):  # the stages before are left alone
+        np.testing.assert_array_equal(found[True][stage], found[False][stage])
+    expected = model.make_consistent(found[False][2], thk0, chosen)
+    np.testing.assert_allclose(found[True][2], expected, atol=0.01)
+
+
 # ---------------------------------------------------------------- the chain
+
+
+def test_error_of_the_last_stage_trains_all_of_the_chain_when_asked():
+    chosen = settings(scale=4, filters=(4,), kernels=(3, 3), gradients="chain", base="surface")
+    layers = model.build_layers(chosen)
+    fill(layers)
+    thk, topg = fields(levels=3)
+    with tf.GradientTape() as tape:
+        last = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1]))
+    for gradient in tape.gradient(last, model.list_weights(layers)):
+        assert np.any(gradient)
 
 
 def test_gradients_stay_within_a_stage():

@@ -53,7 +53,7 @@ def test_window_of_the_original_on_5_km_cells():
         "x": -2802500 + 5000.0 * np.arange(1160),
         "y": -2802500 + 5000.0 * np.arange(1120),
     }
-    y, x = prepare_data.window_slices(found, prepare_data.WINDOW)
+    y, x = prepare_data.window_slices(found, prepare_data.WINDOW, 41)
     assert (y.stop - y.start, x.stop - x.start) == (410, 820)
     assert (found["x"][x.start], found["y"][y.start]) == (-1742500, -917500)
 
@@ -66,12 +66,12 @@ def test_window_of_the_original_on_5_km_cells():
 ])
 def test_bad_windows_are_named(window, message):
     with pytest.raises(InputError, match=message):
-        prepare_data.window_slices(plain_map(), window)
+        prepare_data.window_slices(plain_map(), window, 41)
 
 
 def test_patches_run_row_by_row_from_the_lowest_corner():
     y, x = np.mgrid[:82, :123]
-    patches = prepare_data.cut_patches(1000 * y + x)
+    patches = prepare_data.cut_patches(1000 * y + x, 41)
     assert patches.shape == (6, 41, 41)
     assert patches[0, 0, 0] == 0
     assert patches[2, 0, 0] == 82  # second along x
@@ -226,11 +226,50 @@ def test_reference_figures_of_the_patch_file(real_grid, folder, name, scale, eve
         )
 
 
+@pytest.mark.parametrize("folds", [2, 5])
+def test_every_patch_is_held_out_in_one_fold_a_patch_away_from_training(folds):
+    held_out = np.zeros(200, int)
+    for fold in range(1, folds + 1):
+        found = parts(method=f"fold {fold} of {folds}")
+        held_out[found["test"]] += 1
+        learnt = np.concatenate([found["train"], found["validation"]])
+        rows, columns = (np.subtract.outer(test, training) for test, training in
+                         zip(np.divmod(found["test"], 20), np.divmod(learnt, 20), strict=True))
+        assert np.maximum(abs(rows), abs(columns)).min() == 2  # a gap of one patch, corners too
+    np.testing.assert_array_equal(held_out, 1)
+
+
+def test_more_folds_than_blocks():
+    with pytest.raises(InputError, match="11 folds of 10 blocks"):
+        prepare_data.split_patches(10, 20, "fold 1 of 11", 0.3, 0)
+
+
+def test_patches_shared_out_anew_keep_their_fields_and_norms_know_only_training(folder):
+    side, columns = 41, 8
+    thk = np.full((3 * side, columns * side), 1000.0)
+    thk[:, :4 * side] = 2000.0  # of the two blocks the first has the thicker ice
+    found = plain_map(thk=thk, topg=-thk, x=5000.0 * np.arange(columns * side),
+                      y=5000.0 * np.arange(3 * side))
+    window = (0, 5000 * (columns * side - 1), 0, 5000 * (3 * side - 1))
+    patches = utils.read_patches(prepare_data.prepare(2, found, window=window))
+    norms = []
+    for fold in (1, 2):
+        again = prepare_data.resplit(patches, f"fold {fold} of 2")
+        np.testing.assert_array_equal(again["thk"], patches["thk"])
+        norms.append(again["attrs"]["thk_norm_m"])
+        learnt = utils.in_split(again, "train", "validation")
+        assert norms[-1] == patches["thk"][learnt, -1].max() == again["attrs"]["topg_norm_m"]
+        assert prepare_data.describe_data(again)["split"] == f"fold {fold} of 2"
+    assert sorted(norms) == [1000, 2000]
+
+
 def test_native_8_km_map_cell_means_blocks(real_grid, folder):
     found = utils.read_map(real_grid("antarctica_bedmachine_8km.nc"))
-    path = prepare_data.prepare(4, found, degrade="area", split="block")
+    path = prepare_data.prepare(4, found, degrade="area", split="block",
+                                window=(-2832000, 2920000, -2576000, 2408000))
     patches = utils.read_patches(path)
-    assert len(patches["thk"]) == 12 * 6
+    assert patches["thk"].shape == (13 * 15, 3, 48, 48)  # the whole continent: all of its ice
+    assert (patches["thk"][:, -1] > 0).sum() == (found["thk"] > 0).sum()
     fine = patches["thk"][:, -1].astype(float)
     coarse = utils.reduce_fields(fine, 4, "area")
     np.testing.assert_allclose(coarse.mean(axis=(1, 2)), fine.mean(axis=(1, 2)), rtol=1e-6)

@@ -41,6 +41,9 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
         "weights": "normal",
         "adam_epsilon": 1e-8,
         "base": "none",
+        "consistency": False,
+        "gradients": "stage",
+        "correction_m": None,
         "filters": [64, 32],
         "kernels": [9, 1, 5],
         "bed_levels": 1,
@@ -115,6 +118,9 @@ def small_chain(**changes):
     settings = {
         "scale": 4,
         "base": "bicubic",
+        "consistency": False,
+        "gradients": "stage",
+        "correction_m": None,
         "channels": "thk+topg",
         "bed_levels": 2,
         "filters": (4,),
@@ -188,18 +194,20 @@ def test_nothing_is_traced_or_added_after_the_first_epoch():
     assert counts[0][0] == 1
 
 
-def test_training_beats_bicubic(small_patches, small_settings):
-    train.train(small_patches, small_settings | {"epochs": 150})
-    assert evaluate.evaluate("tiny")["test"]["ratio"] < 0.6
+def test_training_beats_the_formula(small_patches, small_settings):
+    train.train(small_patches, small_settings | {"epochs": 60})
+    test = evaluate.evaluate("tiny")["test"]
+    assert test["model"]["mse"] < 0.9 * test["surface"]["mse"] < 0.4 * test["bicubic"]["mse"]
 
 
 def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid, folder):
     """The author's weights leave 0.36 of bicubic's MSE on these 60 patches at 8x."""
     grid = str(real_grid("antarctica_bedmachine_5km.nc"))
-    assert train.main(["--scale", "8", "--epochs", "15", "--input", grid]) == 0
+    assert train.main(["--scale", "8", "--epochs", "5", "--input", grid]) == 0
     metrics = json.loads((folder / "results" / "x8" / "metrics.json").read_text())
     assert metrics["test"]["bicubic"]["mse"] == pytest.approx(1.68e-3, rel=0.01)
     assert metrics["test"]["ratio"] < 0.36
+    assert metrics["test"]["model"]["mse"] < metrics["test"]["surface"]["mse"]
     assert metrics["citation"].startswith("Morlighem M. et al. (2020)")
 
 
@@ -314,6 +322,40 @@ def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, 
     assert len(utils.read_table(utils.CHECKPOINTS / "old" / "history.csv")) == 4
 
 
+def test_surface_base_gives_way_where_the_bed_is_left_out(folder):
+    assert settings_of("--scale", "8", "--channels", "thk")["base"] == "bicubic"
+    assert settings_of("--scale", "8", "--channels", "thk", "--base", "surface")["base"] == "surface"
+    assert settings_of("--scale", "8", "--no-consistency")["consistency"] is False
+    assert settings_of("--scale", "8", "--gradients", "stage")["gradients"] == "stage"
+
+
+def test_cross_validation_trains_every_fold_and_seed_once(folder, capsys):
+    found = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
+    window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
+    prepare_data.prepare(2, found, window=window)
+    command = ["--scale", "2", "--epochs", "1", "--crossval", "2", "--seeds", "2"]
+    assert train.main(command) == 0
+    runs = ["x2_fold1of2", "x2_fold1of2_seed1", "x2_fold2of2", "x2_fold2of2_seed1"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == runs
+    metrics = [utils.read_json(folder / "results" / run / "metrics.json", "") for run in runs]
+    assert [(each["split"], each["seed"], each["n_test"]) for each in metrics] == [
+        ("fold 1 of 2", 0, 12), ("fold 1 of 2", 1, 12),
+        ("fold 2 of 2", 0, 12), ("fold 2 of 2", 1, 12)]
+    table = utils.read_table(folder / "results" / "x2_crossval2.csv")
+    pooled = [np.mean([each["test"]["model"]["mse"] for each in metrics[seed::2]])
+              / np.mean([each["test"]["bicubic"]["mse"] for each in metrics[seed::2]])
+              for seed in (0, 1)]  # the folds are of one size
+    assert table[-1]["ratio"] == pytest.approx(np.median(pooled))
+    assert table[-1]["ratio_spread"] == pytest.approx(abs(pooled[1] - pooled[0]))
+
+    before = {run: final_state(run) for run in runs}
+    capsys.readouterr()
+    assert train.main(command) == 0  # finished runs are not trained again
+    assert capsys.readouterr().out.count("finished already") == 4
+    for run in runs:
+        assert_same_state(before[run], final_state(run))
+
+
 def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder, capsys):
     assert train.main(QUICK) == 0
     before = final_state("x4")
@@ -385,6 +427,9 @@ def test_runs_on_other_maps_keep_to_themselves(small_patches, small_map, folder,
     (["--recipe", "best"], "invalid choice: 'best'"),
     (["--lr", "-1"], "--lr -1: expected a number above 0"),
     (["--epochs", "0"], "--epochs 0: expected a number above 0"),
+    (["--seeds", "0"], "--seeds 0: expected a number above 0"),
+    (["--crossval", "1"], "--crossval 1: expected 2 or more folds"),
+    (["--crossval", "2"], "2 folds of 1 blocks"),
     (["--run", "../x8"], "expected letters, digits"),
     (["--input", "absent.nc", "--run", "new"], "absent.nc: no such file"),
 ])

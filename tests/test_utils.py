@@ -262,6 +262,55 @@ def test_errors_by_hand():
     assert utils.rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
 
 
+def test_volume_error_by_hand():
+    assert utils.volume_error([[110.0, 0.0]], [[100.0, 20.0]], spacing_m=5000) == pytest.approx(
+        {"volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120})
+    ocean = utils.volume_error(np.ones(4), np.zeros(4), spacing_m=1000)
+    assert ocean == {"volume_error_km3": pytest.approx(4e-3), "volume_error_percent": None}
+
+
+def test_surface_types_by_hand():
+    # ocean, ice shelf, grounded below sea level, grounded on land, land without ice; 2 rows
+    thk = np.array([[0, 0, 300, 300, 1000, 1000, 1000, 1000, 500, 0.0]] * 2)
+    topg = np.array([[-900, -900, -900, -900, -800, -800, 50, 50, 50, 50.0]] * 2)
+    found = utils.surface_types(thk, topg, near_cells=1)
+    for name, row in (("grounded", [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]),
+                      ("floating", [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]),
+                      ("ice_free", [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
+                      ("margin", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1]), ("all", [1] * 10)):
+        np.testing.assert_array_equal(found.pop(name), [row, row])
+    assert not found
+    wide = utils.surface_types(thk, topg, near_cells=2)["margin"]
+    np.testing.assert_array_equal(wide[0], [1, 1, 1, 1, 1, 1, 0, 1, 1, 1])
+
+    bare = utils.surface_types(thk, None, near_cells=1)
+    assert set(bare) == {"ice", "margin", "all"}
+    np.testing.assert_array_equal(bare["margin"][0], [0, 1, 1, 0, 0, 0, 0, 0, 1, 1])
+    for same in (np.zeros((3, 3)), np.full((3, 3), 500.0)):  # one type: nothing to be near to
+        assert not utils.surface_types(same, 0 * same, near_cells=9)["margin"].any()
+    # At the thickness that just floats, ice counts as grounded; distance is that of the centres.
+    thk, topg = np.full((5, 5), utils.RHO_SEA), np.full((5, 5), -utils.RHO_ICE)
+    thk[2, 2] = 0
+    found = utils.surface_types(thk, topg, near_cells=1.5)
+    assert found["grounded"].sum() == 24
+    np.testing.assert_array_equal(found["margin"], np.pad(np.ones((3, 3), bool), 1))
+
+
+def test_power_spectrum_of_a_wave_and_of_noise():
+    spacing_m, n = 5000.0, 41
+    wavenumber, power = utils.power_spectrum(
+        7.0 + 30 * np.sin(2 * np.pi * 8 / n * np.arange(n)) * np.ones((3, n, 1)), spacing_m)
+    np.testing.assert_allclose(wavenumber, np.arange(1, 21) / (41 * 5))  # cycles per km
+    assert np.argmax(power) == 8 - 1
+    step = wavenumber[0]
+    assert np.sum(power * 2 * np.pi * wavenumber) * step == pytest.approx(30**2 / 2, rel=0.05)
+    assert np.all(power[[*range(5), *range(10, 20)]] < 1e-6 * power.max())
+
+    noise = 100 + 20 * np.random.default_rng(0).standard_normal((400, n, n))
+    power = utils.power_spectrum(noise, spacing_m)[1]
+    np.testing.assert_allclose(power[1:], 20**2 * 5**2, rtol=0.1)  # times (1 / 5 km)2: 20 m squared
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     with utils.replacing(path) as temporary:
@@ -297,7 +346,7 @@ def test_reference_figures_of_bedmachine(real_grid, scale, mse, rmse_m, surface_
     import prepare_data
 
     found = utils.read_map(real_grid("antarctica_bedmachine_5km.nc"))
-    cells = prepare_data.window_slices(found, prepare_data.WINDOW)
+    cells = prepare_data.window_slices(found, prepare_data.WINDOW, 41)
     thk, topg = (prepare_data.cut_patches(found[name][cells]) for name in ("thk", "topg"))
     assert thk.shape == (200, 41, 41)
     assert thk.max() == pytest.approx(4375.6, abs=0.1)
