@@ -83,7 +83,7 @@ def load_patches(settings, input_file=None):
 
 def predict(layers, patches, settings, numbers):
     """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m."""
-    chain = tf.function(lambda thk, topg: tf.stack(model.run_chain(layers, thk, topg, settings)),
+    chain = tf.function(lambda thk, topg: tf.stack(model.predict(layers, thk, topg, settings)),
                         reduce_retracing=True)
     beds = model.needs_topg(settings)
     parts = [chain(tf.constant(patches["thk"][batch, 0]),

@@ -47,9 +47,10 @@ RECIPES = {
         "learning_rate": 1e-3,      # of Adam
         "adam_epsilon": 1e-7,       # Keras's; TensorFlow 1 had 1e-8
         "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
-        "epochs": {2: 200, 4: 200, 8: 200, 16: 100},  # a dict: by scale; 16x overfits after that
+        "epochs": {2: 400, 4: 400, 8: 400, 16: 200},  # a dict: by scale; 16x overfits after that
         "batch_size": 5,            # patches; the last, smaller batch is kept
-        "augment": True,            # flips and quarter turns, drawn anew each epoch
+        "augment": True,            # each epoch cuts, flips and turns the training patches anew
+        "average_turns": True,      # evaluation: the mean of all eight flips and turns of the map
         "validation": True,         # a tenth of the training patches chooses the best epoch
     },
     # As published (see README), with the batch, the seed and the number of stages put right.
@@ -60,7 +61,7 @@ RECIPES = {
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},
         "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
-        "batch_size": 80, "augment": False, "validation": False,
+        "batch_size": 80, "augment": False, "average_turns": False, "validation": False,
     },
 }
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
@@ -118,22 +119,48 @@ def learning_rate(settings, epoch):
     return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def draw_order(settings, n_patches, epoch):
-    """Batch order and turns of an epoch: ((patch,), (patch,) 0 ... 7), from seed and epoch alone.
+def find_places(patches, numbers):
+    """Where each patch of these numbers may be cut instead: a list of (place, 2) y, x in cells.
 
-    No generator is carried along, so the epoch is all the random state that a checkpoint needs.
+    The lower left corner in the window, up to half a patch from the patch's own. Every cell of such
+    a patch is in one of the patches of these numbers: nothing held out is seen.
+    """
+    side = patches["x"].shape[1]
+    half = side // 2
+    allowed = np.isin(np.arange(len(patches["row"])), numbers)
+    allowed = evaluate.assemble(np.repeat(allowed, side**2).reshape(-1, side, side), patches)
+    windows = np.lib.stride_tricks.sliding_window_view(allowed, (side, side))
+    inside = windows.all(axis=(2, 3))  # (y, x) of the lower left corner
+    places = []
+    for y, x in zip(patches["row"][numbers] * side, patches["column"][numbers] * side, strict=True):
+        near = np.maximum((y - half, x - half), 0)
+        places.append(near + np.argwhere(inside[near[0]:y + half + 1, near[1]:x + half + 1]))
+    return places
+
+
+def draw_patches(patches, numbers, places, settings, epoch):
+    """The training patches of an epoch, in its order: thk, topg (patch, level, y, x) m float32.
+
+    patches: see utils.read_patches; numbers: those to train on; places: see find_places, for
+    augment, which cuts each anew at one of them, flips it and turns it. All is drawn from seed and
+    epoch alone: no generator is carried along, the epoch is all the random state of a checkpoint.
+    topg is None where the run needs none.
     """
     rng = np.random.default_rng([settings["seed"], epoch])
-    order = rng.permutation(n_patches)
-    return order, rng.integers(0, 8, n_patches) * int(settings["augment"])
-
-
-def turn(fields, turns):
-    """Flip and transpose each patch of fields (patch, level, y, x) by its turn, 0 ... 7."""
-    turns = turns[:, None, None, None]
-    fields = tf.where(turns & 1 > 0, tf.reverse(fields, [2]), fields)
-    fields = tf.where(turns & 2 > 0, tf.reverse(fields, [3]), fields)
-    return tf.where(turns & 4 > 0, tf.transpose(fields, (0, 1, 3, 2)), fields)
+    order = rng.permutation(len(numbers))
+    names = ("thk", "topg") if model.needs_topg(settings) else ("thk",)
+    if settings["augment"]:
+        side = patches["x"].shape[1]
+        cuts = [(*rng.choice(places[number]), rng.integers(8)) for number in order]
+        drawn = []
+        for name in names:
+            window = evaluate.assemble(patches[name][:, -1], patches)
+            fields = [model.turn(window[y:y + side, x:x + side], turn) for y, x, turn in cuts]
+            drawn.append(utils.make_levels(np.stack(fields), settings["scale"],
+                                           settings["data"]["degrade"]))
+    else:
+        drawn = [patches[name][numbers[order]] for name in names]
+    return drawn if len(drawn) == 2 else (*drawn, None)
 
 
 def make_step(layers, optimizer, settings):
@@ -157,26 +184,20 @@ def make_step(layers, optimizer, settings):
     return step
 
 
-def make_epoch(step, layers, thk, topg, settings):
-    """The compiled epoch: train_epoch(order, turns) -> (each stage's RMSE [m], weights all finite).
+def make_epoch(step, layers, settings):
+    """The compiled epoch: train_epoch(thk, topg) -> (each stage's RMSE [m], weights all finite).
 
-    thk, topg: all training patches (patch, level, y, x) m, kept on the device; topg may be None.
-    The loop over batches is inside the graph: no Python runs between them, and nothing is traced
-    twice.
+    thk, topg: the epoch's patches in their order (patch, level, y, x) m; topg may be None. The loop
+    over batches is inside the graph: no Python runs between them, and nothing is traced twice.
     """
-    n_patches, size = len(thk), settings["batch_size"]
-    weights = model.list_weights(layers)
-    thk = tf.constant(thk)
-    topg = None if topg is None else tf.constant(topg)
+    size, weights = settings["batch_size"], model.list_weights(layers)
 
     @tf.function
-    def train_epoch(order, turns):
-        thk_turned = turn(tf.gather(thk, order), turns)
-        topg_turned = None if topg is None else turn(tf.gather(topg, order), turns)
-        total = tf.zeros(len(layers))
+    def train_epoch(thk, topg):
+        total, n_patches = tf.zeros(len(layers)), thk.shape[0]
         for start in tf.range(0, n_patches, size):
-            batch = thk_turned[start:start + size]
-            bed = None if topg is None else topg_turned[start:start + size]
+            batch = thk[start:start + size]
+            bed = None if topg is None else topg[start:start + size]
             total += step(batch, bed) * tf.cast(tf.shape(batch)[0], tf.float32)
         finite = [tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]
         return tf.sqrt(total / n_patches), tf.reduce_all(finite)
@@ -221,7 +242,8 @@ def train(patches, settings):
     optimizer = tf.keras.optimizers.Adam(settings["learning_rate"],
                                          epsilon=settings["adam_epsilon"])
     step = make_step(layers, optimizer, settings)
-    train_epoch = make_epoch(step, layers, *chosen(training), settings)
+    train_epoch = make_epoch(step, layers, settings)
+    places = find_places(patches, training) if settings["augment"] else None
     validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None
 
     epoch, best_epoch = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
@@ -262,8 +284,9 @@ def train(patches, settings):
         for number in range(first, settings["epochs"] + 1):
             rate = learning_rate(settings, number)
             optimizer.learning_rate.assign(rate)
-            order, turns = draw_order(settings, len(training), number)
-            rmse_m, finite = train_epoch(tf.constant(order), tf.constant(turns))
+            drawn = draw_patches(patches, training, places, settings, number)
+            rmse_m, finite = train_epoch(*(None if field is None else tf.constant(field)
+                                           for field in drawn))
             if not (finite and np.isfinite(rmse_m).all()):
                 kept = (f"{latest.latest_checkpoint} is kept" if latest.latest_checkpoint
                         else "no checkpoint was written yet")

@@ -37,7 +37,7 @@ def flat_patches(*levels_m, topg_m=None, side=41):
 
 def plain_settings(**changes):
     return {"run": "flat", "scale": 4, "recipe": "default", "seed": 3, "validation": True,
-            "consistency": False,
+            "consistency": False, "average_turns": False,
             "data": {"source": "here", "source_title": "", "citation": "", "synthetic": "no",
                      "degrade": "bicubic", "split": "random", "seed": 0, "thk_max_m": 1000.0,
                      "spacing_m": 5000.0}} | changes
@@ -230,7 +230,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    predicted = model.run_chain(evaluate.load_layers(trained), thk[:, 0], topg, trained)[-1]
+    predicted = model.predict(evaluate.load_layers(trained), thk[:, 0], topg, trained)[-1]
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert metrics["test"]["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert metrics["test"]["bicubic"]["rmse_m"] == pytest.approx(

@@ -345,3 +345,44 @@ def test_any_height_and_width(shape):
         2,
         *shape,
     )
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_turns_are_the_eight_symmetries_of_the_square_and_go_back():
+    square = np.arange(9.0).reshape(3, 3)
+    expected = {each.tobytes() for quarter in range(4)
+                for each in (np.rot90(square, quarter), np.rot90(square.T, quarter))}
+    assert {np.array(model.turn(square, number)).tobytes() for number in range(8)} == expected
+    np.testing.assert_array_equal(model.turn(square, 0), square)
+    rectangles = tf.random.normal((2, 4, 5, 7))
+    for number in range(8):
+        there = model.turn(rectangles, number)
+        assert there.shape[2:] == ((7, 5) if number >= 4 else (5, 7))
+        np.testing.assert_array_equal(model.turn(there, number, back=True), rectangles)
+
+
+@pytest.mark.parametrize("degrade", ["bicubic", "area"])
+def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
+    """Single predictions of random layers change with the map's turn, their average does not."""
+    chosen = settings(scale=4, base="surface", consistency=True, average_turns=True,
+                      data={"degrade": degrade})
+    layers = model.build_layers(chosen)
+    fill(layers)
+    _, topg = fields(levels=3, shape=(16, 24))
+    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6))
+    thk0 = utils.enlarge_fields(coarse, (16, 24), degrade).astype("f")
+    found = model.predict(layers, thk0, topg, chosen)
+    assert len(found) == 2
+    for number in range(8):
+        turned = model.predict(layers, model.turn(thk0, number), model.turn(topg, number), chosen)
+        for there, here in zip(turned, found, strict=True):
+            np.testing.assert_allclose(model.turn(there, number, back=True), here, atol=0.01)
+    if degrade == "area":
+        np.testing.assert_allclose(utils.reduce_fields(found[-1], 4, degrade), coarse, atol=0.01)
+
+    single = model.run_chain(layers, thk0, topg, chosen)[-1]
+    assert np.abs(single - found[-1]).max() > 10
+    alone = model.predict(layers, thk0, topg, chosen | {"average_turns": False})[-1]
+    np.testing.assert_array_equal(alone, single)

@@ -49,6 +49,7 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
         "bed_levels": 1,
         "batch_size": 80,
         "augment": False,
+        "average_turns": False,
         "validation": False,
     }
     assert {key: settings[key] for key in expected} == expected
@@ -83,26 +84,69 @@ def test_learning_rates():
 # ---------------------------------------------------------------- batches
 
 
-def test_order_is_drawn_from_seed_and_epoch_alone():
-    settings = {"seed": 1, "augment": True}
-    order, turns = train.draw_order(settings, 126, 5)
-    np.testing.assert_array_equal(np.sort(order), np.arange(126))
-    assert set(turns) == set(range(8))
-    np.testing.assert_array_equal(train.draw_order(settings, 126, 5)[0], order)
-    assert not np.array_equal(train.draw_order(settings, 126, 6)[0], order)
-    assert not np.array_equal(train.draw_order(settings | {"seed": 2}, 126, 5)[0], order)
-    assert not train.draw_order(settings | {"augment": False}, 126, 5)[1].any()
+def numbered_patches(rows, columns, side=8):
+    """Patches (one per window) whose every cell of thk and -topg has a number of its own."""
+    window = np.arange(rows * columns * side**2, dtype=np.float32).reshape(
+        rows * side, columns * side)
+    fields = window.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
+    thk = utils.make_levels(fields, 4, "area")
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return {"thk": thk, "topg": -thk, "row": row, "column": column,
+            "x": np.zeros((rows * columns, side)), "y": np.zeros((rows * columns, side))}
 
 
-def test_turns_are_the_eight_symmetries_of_the_square():
-    fields = np.broadcast_to(np.arange(9.0).reshape(3, 3), (8, 2, 3, 3))
-    turned = train.turn(tf.constant(fields), tf.range(8)).numpy()
-    square = fields[0, 0]
-    expected = {each.tobytes() for quarter in range(4)
-                for each in (np.rot90(square, quarter), np.rot90(square.T, quarter))}
-    assert {turned[i, 1].tobytes() for i in range(8)} == expected
-    np.testing.assert_array_equal(turned[0, 0], square)
-    np.testing.assert_array_equal(turned[:, 0], turned[:, 1])  # every level the same way
+DRAW = {"seed": 1, "scale": 4, "channels": "thk+topg", "base": "bicubic", "augment": True,
+        "data": {"degrade": "area"}}
+
+
+def test_patches_are_drawn_from_seed_and_epoch_alone():
+    patches, numbers = numbered_patches(3, 4), np.arange(12)
+    places = train.find_places(patches, numbers)
+    drawn = train.draw_patches(patches, numbers, places, DRAW, 5)[0]
+    again = train.draw_patches(patches, numbers, places, DRAW, 5)[0]
+    np.testing.assert_array_equal(again, drawn)
+    for settings, epoch in ((DRAW, 6), (DRAW | {"seed": 2}, 5)):
+        other = train.draw_patches(patches, numbers, places, settings, epoch)[0]
+        assert not np.array_equal(other, drawn)
+
+    as_they_are = DRAW | {"augment": False}
+    thk, topg = train.draw_patches(patches, numbers[3:], None, as_they_are, 5)
+    np.testing.assert_array_equal(thk[np.argsort(thk[:, -1, 0, 0])], patches["thk"][3:])
+    np.testing.assert_array_equal(topg, -thk)
+    as_they_are |= {"channels": "thk"}
+    assert train.draw_patches(patches, numbers, None, as_they_are, 5)[1] is None
+
+
+def test_drawn_patches_are_pieces_of_the_window_turned_with_their_levels_and_bed():
+    patches, numbers = numbered_patches(3, 4), np.arange(12)
+    places = train.find_places(patches, numbers)
+    window = evaluate.assemble(patches["thk"][:, -1], patches)
+    pieces = {}  # the eight turns of the 8 x 8 piece at each place
+    for y, x in np.ndindex(17, 25):
+        piece = window[y:y + 8, x:x + 8]
+        for quarter in range(4):
+            for flipped in (piece, piece.T):
+                pieces[np.rot90(flipped, quarter).tobytes()] = (y, x)
+    found = set()
+    for epoch in range(1, 9):
+        thk, topg = train.draw_patches(patches, numbers, places, DRAW, epoch)
+        found |= {pieces[patch.tobytes()] for patch in thk[:, -1]}
+        np.testing.assert_allclose(thk, utils.make_levels(thk[:, -1], 4, "area"), rtol=1e-6)
+        np.testing.assert_array_equal(topg, -thk)
+    assert len(found) > 60  # of 96 drawn
+
+
+def test_drawn_patches_never_touch_a_patch_that_is_held_out():
+    """Of 3 x 4 patches of 8 x 8 cells the test holds out the one at row 1, column 1."""
+    patches = numbered_patches(3, 4)
+    numbers = np.delete(np.arange(12), 5)
+    places = train.find_places(patches, numbers)
+    assert [tuple(place) for place in places[0]] == [(0, x) for x in range(5)] + [
+        (y, 0) for y in range(1, 5)]  # the corner patch can go along the edges alone
+    held_out = set(patches["thk"][5, -1].ravel())
+    for epoch in range(1, 9):
+        thk, _ = train.draw_patches(patches, numbers, places, DRAW, epoch)
+        assert not held_out & set(thk[:, -1].ravel())
 
 
 # ---------------------------------------------------------------- the step and the epoch
@@ -163,10 +207,7 @@ def test_epoch_sees_every_patch_once_the_last_smaller_batch_too():
     settings, layers = small_chain()
     thk, topg = random_fields()
     step = train.make_step(layers, tf.keras.optimizers.Adam(0.0), settings)
-    epoch = train.make_epoch(step, layers, thk, topg, settings)
-    rmse_m, finite = epoch(
-        tf.constant(np.random.default_rng(0).permutation(6)), tf.zeros(6, tf.int64)
-    )
+    rmse_m, finite = train.make_epoch(step, layers, settings)(tf.constant(thk), tf.constant(topg))
     predictions = model.run_chain(layers, thk[:, 0], topg, settings)
     for stage, prediction in enumerate(predictions, 1):
         assert float(rmse_m[stage - 1]) == pytest.approx(
@@ -179,15 +220,12 @@ def test_nothing_is_traced_or_added_after_the_first_epoch():
     settings, layers = small_chain()
     thk, topg = random_fields()
     optimizer = tf.keras.optimizers.Adam(1e-3)
-    epoch = train.make_epoch(
-        train.make_step(layers, optimizer, settings), layers, thk, topg, settings
-    )
+    epoch = train.make_epoch(train.make_step(layers, optimizer, settings), layers, settings)
     counts = []
     for number in range(1, 6):
         optimizer.learning_rate.assign(1e-3 / number)
-        epoch(*map(tf.constant, train.draw_order({"seed": 0, "augment": True}, 6, number)))
-        graph = epoch.get_concrete_function(
-            *map(tf.constant, train.draw_order({"seed": 0, "augment": True}, 6, number))).graph
+        epoch(tf.constant(thk), tf.constant(topg))
+        graph = epoch.get_concrete_function(tf.constant(thk), tf.constant(topg)).graph
         counts.append((epoch.experimental_get_tracing_count(), len(graph.get_operations()),
                        len(optimizer.variables), len(model.list_weights(layers))))
     assert counts == [counts[0]] * 5
@@ -299,7 +337,8 @@ def test_same_seed_same_numbers(small_patches, small_settings):
 
 
 def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, small_settings):
-    train.train(small_patches, small_settings | {"epochs": 30, "learning_rate": 0.02})
+    small_settings |= {"epochs": 30, "learning_rate": 0.02, "average_turns": False}
+    train.train(small_patches, small_settings)
     rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
     path = tf.train.latest_checkpoint(utils.CHECKPOINTS / "tiny" / "best")
