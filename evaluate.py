@@ -83,13 +83,17 @@ def load_patches(settings, input_file=None):
 
 def predict(layers, patches, settings, numbers):
     """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m."""
-    chain = tf.function(lambda thk, topg: tf.stack(model.predict(layers, thk, topg, settings)),
-                        reduce_retracing=True)
-    beds = model.needs_topg(settings)
-    parts = [chain(tf.constant(patches["thk"][batch, 0]),
-                   tf.constant(patches["topg"][batch]) if beds else None).numpy()
+    chain, beds = compile_chain(layers, settings), model.needs_topg(settings)
+    parts = [np.stack(model.predict(chain, patches["thk"][batch, 0],
+                                    patches["topg"][batch] if beds else None, settings))
              for batch in np.split(numbers, range(PREDICT_BATCH, len(numbers), PREDICT_BATCH))]
     return np.concatenate(parts, axis=1)
+
+
+def compile_chain(layers, settings):
+    """model.run_chain of a run's layers as one graph: chain(thk, topg), see model.predict."""
+    return tf.function(lambda thk, topg: model.run_chain(layers, thk, topg, settings),
+                       reduce_retracing=True)
 
 
 # ---------------------------------------------------------------- metrics

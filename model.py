@@ -203,13 +203,15 @@ def turn(fields, number, back=False):
     return fields if back or not number & 4 else tf.linalg.matrix_transpose(fields)
 
 
-def predict(layers, thk, topg, settings):
-    """run_chain, averaged over the eight turns of the map where settings["average_turns"] says so.
+def predict(chain, thk, topg, settings):
+    """What a chain makes of level 0: run_chain's predictions, averaged over the turns of the map.
 
-    An ice sheet looks alike from all sides, the layers nearly do: what they make of the turned map,
-    turned back, differs by their errors, and the mean has less of them. It stays consistent.
+    chain(thk, topg): run_chain of a run's layers, compiled or not; thk, topg: as there. An ice
+    sheet looks alike from all sides, the layers nearly do: what they make of the turned map, turned
+    back, differs by their errors, and the mean of all eight has less of them. It stays consistent.
+    One turn alone without settings["average_turns"].
     """
-    turned = [[turn(prediction, number, back=True) for prediction in run_chain(
-        layers, turn(thk, number), None if topg is None else turn(topg, number), settings)]
-        for number in (range(8) if settings["average_turns"] else [0])]
+    turns = range(8) if settings["average_turns"] else [0]
+    turned = [[turn(prediction, number, back=True) for prediction in chain(
+        turn(thk, number), None if topg is None else turn(topg, number))] for number in turns]
     return [tf.add_n(stage) / len(turned) for stage in zip(*turned, strict=True)]

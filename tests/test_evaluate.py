@@ -1,5 +1,6 @@
 """Metrics by hand, figures and tables of a real evaluation, comparison, and what is refused."""
 
+import functools
 import json
 import shutil
 
@@ -230,7 +231,8 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    predicted = model.predict(evaluate.load_layers(trained), thk[:, 0], topg, trained)[-1]
+    chain = functools.partial(model.run_chain, evaluate.load_layers(trained), settings=trained)
+    predicted = model.predict(chain, thk[:, 0], topg, trained)[-1]
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert metrics["test"]["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert metrics["test"]["bicubic"]["rmse_m"] == pytest.approx(

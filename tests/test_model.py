@@ -373,16 +373,20 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
     _, topg = fields(levels=3, shape=(16, 24))
     coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6))
     thk0 = utils.enlarge_fields(coarse, (16, 24), degrade).astype("f")
-    found = model.predict(layers, thk0, topg, chosen)
+
+    def chain(thk, topg):
+        return model.run_chain(layers, thk, topg, chosen)
+
+    found = model.predict(chain, thk0, topg, chosen)
     assert len(found) == 2
     for number in range(8):
-        turned = model.predict(layers, model.turn(thk0, number), model.turn(topg, number), chosen)
+        turned = model.predict(chain, model.turn(thk0, number), model.turn(topg, number), chosen)
         for there, here in zip(turned, found, strict=True):
             np.testing.assert_allclose(model.turn(there, number, back=True), here, atol=0.01)
     if degrade == "area":
         np.testing.assert_allclose(utils.reduce_fields(found[-1], 4, degrade), coarse, atol=0.01)
 
-    single = model.run_chain(layers, thk0, topg, chosen)[-1]
+    single = chain(thk0, topg)[-1]
     assert np.abs(single - found[-1]).max() > 10
-    alone = model.predict(layers, thk0, topg, chosen | {"average_turns": False})[-1]
+    alone = model.predict(chain, thk0, topg, chosen | {"average_turns": False})[-1]
     np.testing.assert_array_equal(alone, single)
