@@ -1,21 +1,31 @@
-"""Compare bicubic, surface base, model and label on the test patches: tables, figures, runs.
+"""Compare bicubic, surface base, model and label: tables, figures, runs; and downscale whole maps.
 
     python evaluate.py --scale 8                     # the run x8
     python evaluate.py --run wide --patches 10       # another run, more rows in comparison.png
     python evaluate.py --run wide --all-patches      # maps of every test patch
     python evaluate.py --compare x8 wide             # one table, two figures
+    python evaluate.py --map coarse.nc --bed bed.nc --run wide --output fine.nc   # a whole map
+    python evaluate.py --map fine.nc --hindcast --run wide    # reduce it, rebuild it, score that
 
 Reads checkpoints/<run>/ and the patches it was trained on; writes metrics.json, metrics.csv and the
-figures to results/<run>/. Nothing is trained here, and without a checkpoint nothing is shown.
+figures to results/<run>/. A whole map needs the checkpoint alone. Nothing is trained here, and
+without a checkpoint nothing is shown.
 """
 
+import contextlib
 import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
 
 import matplotlib.colors
 import matplotlib.patches
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
+import scipy.ndimage
 
 import model
 import prepare_data
@@ -40,6 +50,11 @@ LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 WORST = 5                      # patches named in the table of the worst
 PREDICT_BATCH = 50             # patches predicted at a time
+TILE = 1024                    # side of a tile of a whole map with its halo, in fine cells
+SPLINE_HALO = 12               # coarse cells after which a cubic spline forgets 4000 m (< 1 mm)
+NEAR_ICE = 8                   # a hindcast is scored on ice and so many cells around it
+MAP_PIXELS = 1200              # a figure of a whole map shows every n-th cell, so many at most
+ZOOM = 96                      # side of the zoom in it, in fine cells
 # -----------------------------------------------------------------------------------------------
 
 
@@ -743,6 +758,409 @@ def plot_times(path, every, title, show=False):
     return True
 
 
+# ---------------------------------------------------------------- whole maps
+
+
+def last_stages(layers, settings, scale):
+    """The last stages of a run's chain, those that make a map `scale` times finer.
+
+    Returns layers and settings as of a run of that scale. A whole map has means over its cells and
+    they are kept, whatever the run was trained on: degrade `area`, consistency on.
+    """
+    if scale > settings["scale"]:
+        raise InputError(f"run {settings['run']} was trained for {settings['scale']}x, not for "
+                         f"{scale}x; choose a --scale up to that or another --run")
+    layers = dict(list(layers.items())[-model.count_stages(scale):])
+    return layers, settings | {"scale": scale, "consistency": True,
+                               "data": settings["data"] | {"degrade": "area"}}
+
+
+def axis_tiles(size, halo, side):
+    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
+
+    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
+    its own cells are `halo` or more away from its edges, but for the edges of the map.
+    """
+    if size <= side:
+        return [(slice(0, size), slice(0, size))]
+    own = side - 2 * halo
+    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
+    return [(slice(start, min(start + own, size)), slice(first, first + side))
+            for start, first in zip(range(0, size, own), firsts, strict=True)]
+
+
+def tile_sides(settings):
+    """Halo and side, halo included, of the tiles of a map in coarse cells; settings: of the chain.
+
+    The halo holds all that a cell of the result depends on: the chain's receptive field, and the
+    splines that bring the coarse fields to the fine cells.
+    """
+    reach = model.count_stages(settings["scale"]) * sum(
+        kernel // 2 for kernel in settings["kernels"])  # fine cells
+    halo = SPLINE_HALO + math.ceil(reach / settings["scale"])
+    return halo, max(TILE // settings["scale"], 3 * halo)
+
+
+def downscale(chain, found, bed, settings):
+    """Make a whole map finer, tile by tile: yields (rows, columns, fields), slices of the fine map.
+
+    chain: see compile_chain; found: the coarse map (see utils.read_map), its thickness means over
+    its cells; bed: see utils.open_bed, or None; settings: of the chain, see last_stages. fields:
+    `bicubic`, `surface` (without a bed None) and `surface_consistent` as in measure(), `model`, all
+    thk (y, x) float32 m, and `topg`. The fine cells divide the coarse ones. NaN where the map or
+    the bed says nothing is known. Prints progress.
+    """
+    scale, shape = settings["scale"], found["thk"].shape
+    x, y = (utils.finer_axis(found[name], scale) for name in "xy")
+    thk = utils.fill_nearest(found["thk"], found["unknown"])
+    halo, side = tile_sides(settings)
+    every = [(rows, columns) for rows in axis_tiles(shape[0], halo, side)
+             for columns in axis_tiles(shape[1], halo, side)]
+    started = time.monotonic()
+    for done, pair in enumerate(every, 1):
+        own, tile = zip(*pair, strict=True)
+        rows, columns = (slice(part.start * scale, part.stop * scale) for part in tile)
+        inside = tuple(slice((part.start - whole.start) * scale, (part.stop - whole.start) * scale)
+                       for part, whole in zip(own, tile, strict=True))
+        unknown = np.kron(found["unknown"][tile], np.ones((scale, scale), bool))
+        thk0 = utils.enlarge_fields(thk[tile][None], unknown.shape, "area").astype(np.float32)
+        topg = levels = None
+        if bed:
+            topg = utils.bring_to_cells(bed, x[columns], y[rows])
+            gaps = np.isnan(topg)
+            if model.needs_topg(settings):  # a coarse cell is known as a whole or not at all
+                blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
+                unknown |= np.kron(blocks.any(axis=(1, 3)), np.ones((scale, scale), bool))
+            levels = utils.make_levels(utils.fill_nearest(topg, gaps)[None], scale, "area")
+        fields = {"bicubic": thk0, "surface": None, "surface_consistent": None}
+        if bed:
+            usrf = utils.surface(np.maximum(thk0, 0), levels[:, 0])
+            fields["surface"] = utils.thickness(usrf, levels[:, -1]).astype(np.float32)
+            fields["surface_consistent"] = model.make_consistent(fields["surface"], thk0, settings)
+        if thk[tile].any():
+            beds = levels if model.needs_topg(settings) else None
+            fields["model"] = model.predict(chain, thk0, beds, settings)[-1]
+        else:
+            fields["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
+        fields = {name: field if field is None else np.where(unknown, np.nan, field[0])[inside]
+                  for name, field in fields.items()}
+        fields["topg"] = topg if topg is None else topg[inside]
+        yield (*(slice(part.start * scale, part.stop * scale) for part in own), fields)
+        left_s = (time.monotonic() - started) / done * (len(every) - done)
+        line = f"tile {done:4d}/{len(every)}   {int(left_s) // 60:3d}:{int(left_s) % 60:02d} left"
+        if sys.stdout.isatty():
+            print(f"\r{line}", end="" if done < len(every) else "\n", flush=True)
+        elif done in (1, len(every)) or done % max(len(every) // 20, 1) == 0:
+            print(line, flush=True)
+
+
+@contextlib.contextmanager
+def bed_of(found, bed_file, settings, needed_for, record):
+    """The bed for a map (see utils.open_bed), from its own file or another; None if there is none.
+
+    InputError where the run needs one, or where the bed is of another projection or place.
+    """
+    if bed_file is None:
+        if found["topg"] is None and model.needs_topg(settings):
+            raise InputError(f"{needed_for}: no bed (topg) in it, and run {settings['run']} needs "
+                             "one; give it with --bed, or use a run trained with --channels thk")
+        yield None if found["topg"] is None else {
+            "x": found["x"], "y": found["y"], "read": lambda *parts: found["topg"][parts],
+            "name": found["name"], "sha256": found["sha256"], "citation": found["citation"]}
+        return
+    with utils.open_bed(bed_file, record) as bed:
+        kinds = [crs.get("grid_mapping_name", "") for crs in (found["crs"], bed["crs"])]
+        if all(kinds) and kinds[0] != kinds[1]:
+            raise InputError(f"{bed_file}: its projection is {kinds[1]}, that of the map "
+                             f"{kinds[0]}; reproject it first")
+        for name in "xy":
+            if bed[name][-1] < found[name][0] or bed[name][0] > found[name][-1]:
+                raise InputError(f"{bed_file}: {name} from {bed[name][0]:.0f} to "
+                                 f"{bed[name][-1]:.0f} m, the map's from {found[name][0]:.0f} to "
+                                 f"{found[name][-1]:.0f} m: not the same place")
+        yield bed
+
+
+def say_what_it_does(settings, found, spacing_m):
+    """Print what a run is asked to make, and where that is not what it was trained for."""
+    data, scale = settings["data"], settings["scale"]
+    print(f"{found['name']}: {found['thk'].shape[1]} x {found['thk'].shape[0]} cells of "
+          f"{spacing_m / 1000:g} km to {spacing_m / scale / 1000:g} km with run {settings['run']} "
+          f"({scale}x)")
+    if utils.read_settings(settings["run"])["data"]["degrade"] != "area":
+        print("note: the run was trained on point samples (bicubic), a map has cell means; a run "
+              "on patches made with --degrade area does better")
+    if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
+        print(f"note: the run was trained to end at {data['spacing_m'] / 1000:g} km")
+    if found["n_missing_thk"]:
+        print(f"{found['n_missing_thk']} cells have no thickness: {int(found['unknown'].sum())} of "
+              "them unknown, the others without ice")
+
+
+def grid_mapping(found):
+    """The map's grid mapping, EPSG:3031 where it has none but is called Antarctic; else {}."""
+    words = f"{found['name']} {found['title']}".lower()
+    antarctic = any(word in words for word in ("antarc", "albmap", "bedmap"))
+    return found["crs"] or (utils.EPSG_3031 if antarctic else {})
+
+
+def downscale_map(run, map_file, bed_file, scale, output, record=-1, show=False):
+    """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure."""
+    if not show:
+        plt.switch_backend("Agg")
+    trained = utils.read_settings(run)
+    layers, settings = last_stages(load_layers(trained), trained, scale or trained["scale"])
+    scale, found = settings["scale"], utils.read_map(map_file, record)
+    spacing_m = float(found["x"][1] - found["x"][0])
+    say_what_it_does(settings, found, spacing_m)
+    x, y = (utils.finer_axis(found[name], scale) for name in "xy")
+    halo, side = tile_sides(settings)
+    with bed_of(found, bed_file, settings, map_file, record) as bed:
+        if bed and bed["x"][1] - bed["x"][0] > 0.999 * spacing_m:
+            print(f"note: the bed of {bed['name']} is no finer than the map; little can be gained")
+        sources = dict.fromkeys([found["name"], *([bed["name"]] if bed else [])])
+        citations = dict.fromkeys([each["citation"] for each in (found, bed) if each])
+        attributes = {
+            "title": f"{found['title'] or found['name']}, ice thickness downscaled {scale}x to "
+                     f"{spacing_m / scale:g} m",
+            "history": f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} python evaluate.py "
+                       f"{shlex.join(sys.argv[1:])}",
+            "source": f"{' with the bed of '.join(sources)}; recurrent SRCNN, run {run}, trained "
+                      f"on {trained['data']['source']}",
+            "citation": "; ".join(each for each in citations if each),
+            "source_sha256": found["sha256"], "bed_sha256": bed["sha256"] if bed else "",
+            "model_run": run, "model_settings": json.dumps(trained),
+            "model_training_citation": trained["data"]["citation"],
+            "model_scores": model_scores(run), "versions": json.dumps(utils.versions()),
+            "comment": "thk averaged over the cells of the coarse map gives that map back",
+            **({"synthetic": "yes"} if found["synthetic"] else {})}
+        names = ["thk", "topg", "usrf", "mask"] if bed else ["thk"]
+        chain = compile_chain(layers, settings)
+        chunk = (side - 2 * halo) * scale
+        with utils.writing_map(output, x, y, grid_mapping(found), names, chunk, attributes) as ds:
+            for rows, columns, fields in downscale(chain, found, bed, settings):
+                thk, topg = fields["model"], fields["topg"]
+                ds["thk"][rows, columns] = thk
+                if bed:
+                    ds["topg"][rows, columns] = topg
+                    ds["usrf"][rows, columns] = np.where(np.isnan(thk), np.nan,
+                                                         utils.surface(thk, topg))
+                    ds["mask"][rows, columns] = utils.surface_mask(thk, topg)
+    print(f"wrote    {output}")
+    path = utils.RESULTS / run / f"map_{Path(output).stem}.png"
+    plot_downscaled(path, output, found, settings, show)
+    print(f"figure   {path}")
+    if show:
+        plt.show()
+
+
+def model_scores(run):
+    """The scores of a run on its test patches, as a line; says so where it has none here."""
+    path = utils.RESULTS / run / "metrics.json"
+    if not path.exists():
+        return "not evaluated here"
+    metrics = utils.read_json(path, f"python evaluate.py --run {run}")
+    errors = ", ".join(f"{METHODS[method][0]} {metrics['test'][method]['rmse_m']:.1f} m"
+                       for method in METHODS if metrics["test"][method])
+    return (f"RMSE on {metrics['n_test']} test patches of {metrics['source']} ({metrics['scale']}x,"
+            f" {metrics['degrade']} reduction, {metrics['split']} split): {errors}")
+
+
+def hindcast(run, map_file, scale=None, record=-1, show=False):
+    """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
+
+    Writes results/<run>/hindcast_<map>_x<scale>.json and .png, prints a table, and returns the
+    metrics: see measure_map.
+    """
+    if not show:
+        plt.switch_backend("Agg")
+    trained = utils.read_settings(run)
+    layers, settings = last_stages(load_layers(trained), trained, scale or trained["scale"])
+    scale, fine = settings["scale"], utils.read_map(map_file, record)
+    ny, nx = (n // scale * scale for n in fine["thk"].shape)
+    if min(ny, nx) < 2 * scale:
+        raise InputError(f"{map_file}: {fine['thk'].shape} cells, too few to be reduced {scale}x")
+    if (ny, nx) != fine["thk"].shape:
+        print(f"{scale}x: {ny} x {nx} of the {fine['thk'].shape} cells make whole coarse cells")
+    fine |= {"x": fine["x"][:nx], "y": fine["y"][:ny]}
+    fine |= {name: fine[name][:ny, :nx] for name in ("thk", "topg", "unknown")
+             if fine[name] is not None}
+    unknown = fine["unknown"].reshape(ny // scale, scale, nx // scale, scale).any(axis=(1, 3))
+    coarse = fine | {
+        "thk": utils.reduce_fields(fine["thk"][None], scale, "area")[0].astype(np.float32),
+        "x": fine["x"].reshape(-1, scale).mean(axis=1), "unknown": unknown,
+        "y": fine["y"].reshape(-1, scale).mean(axis=1)}
+    spacing_m = float(fine["x"][1] - fine["x"][0])
+    say_what_it_does(settings, coarse, spacing_m * scale)
+    maps = {}
+    with bed_of(fine, None, settings, map_file, record) as bed:
+        for rows, columns, fields in downscale(compile_chain(layers, settings), coarse, bed,
+                                               settings):
+            for name, field in fields.items():
+                if field is not None and name != "topg":
+                    maps.setdefault(name, np.empty((ny, nx), np.float32))[rows, columns] = field
+    metrics = measure_map(maps, fine, coarse, settings, trained)
+    path = utils.RESULTS / run / f"hindcast_{Path(map_file).stem}_x{scale}.json"
+    utils.write_json(path, metrics)
+    print_map_table(metrics)
+    plot_hindcast(path.with_suffix(".png"), metrics, maps, fine, show)
+    print(f"\nfigure   {path.with_suffix('.png')}")
+    if show:
+        plt.show()
+    return metrics
+
+
+def measure_map(maps, fine, coarse, settings, trained):
+    """Metrics of a hindcast: a dict; `all`, `by_type` and `by_place` have a dict for every method.
+
+    maps: {method: (y, x) m}; fine: the map itself; coarse: what it was reduced to; settings: of the
+    chain; trained: of the run. Scored on ice and NEAR_ICE cells around it: utils.errors and
+    utils.volume_error over everything, by utils.surface_types (margin: within two coarse cells of
+    an ice edge or a grounding line), and inside and outside the window that the run was trained on,
+    if it was on this projection. consistency_m: largest difference of the reduced result from the
+    coarse map; least_thk_m: its lowest thickness.
+    """
+    label, scale = fine["thk"], settings["scale"]
+    spacing_m = float(fine["x"][1] - fine["x"][0])
+    known = np.isfinite(maps["model"])
+    near = known & (scipy.ndimage.distance_transform_edt(label <= 0) <= NEAR_ICE
+                    if (label > 0).any() else True)
+    thk_max_m = max(float(label.max()), 1.0)
+
+    def score(cells):
+        found = {"n_cells": int(cells.sum())}
+        for method, field in maps.items() if cells.any() else ():
+            found[method] = (utils.errors(field[cells], label[cells], thk_max_m)
+                             | utils.volume_error(field[cells], label[cells], spacing_m))
+        return found
+
+    x0, x1, y0, y1 = trained["data"]["window"]
+    window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
+              & (fine["x"] >= x0) & (fine["x"] <= x1))
+    checks = {}
+    for method, field in maps.items():
+        reduced = utils.reduce_fields(np.where(known, field, 0)[None], scale, "area")[0]
+        off = np.abs(reduced - coarse["thk"])[~coarse["unknown"]]
+        checks[method] = {"consistency_m": float(off.max(initial=0)),
+                          "least_thk_m": float(np.nanmin(field, initial=np.inf))}
+    types = utils.surface_types(label, fine["topg"], 2 * scale)
+    return {
+        "run": settings["run"], "scale": scale, "map": fine["name"], "map_sha256": fine["sha256"],
+        "citation": fine["citation"], "synthetic": fine["synthetic"],
+        "from_km": spacing_m * scale / 1000, "to_km": spacing_m / 1000, "degrade": "area",
+        "cells": list(label.shape), "all": score(near),
+        "by_type": {name: score(cells & near) for name, cells in types.items() if name != "all"},
+        "by_place": {"training window": score(near & window), "elsewhere": score(near & ~window)},
+        "checks": checks, "settings": trained, "versions": utils.versions(),
+    }
+
+
+def print_map_table(metrics):
+    """Print the table of a hindcast; metrics: see measure_map."""
+    methods = [name for name in ("bicubic", "surface", "surface_consistent", "model")
+               if name in metrics["all"]]
+    head = "".join(f"{name.replace('_consistent', '+c.'):>11}" for name in methods)
+    print(f"\n{metrics['map']}, {metrics['from_km']:g} km to {metrics['to_km']:g} km: ice and "
+          f"{NEAR_ICE} cells around it\n{'':16}{'cells':>9}{'RMSE m':>{len(head)}}"
+          f"{'bias m':>{len(head)}}\n{'':25}{head * 2}")
+    for name, entry in [("all", metrics["all"]), *metrics["by_type"].items(),
+                        *metrics["by_place"].items()]:
+        print(f"{name:16}{entry['n_cells']:9d}" + "".join(
+            f"{entry[method][key]:{form}}" if method in entry else f"{'-':>11}"
+            for key, form in (("rmse_m", "11.1f"), ("bias_m", "+11.1f")) for method in methods))
+    for name, form, values in (
+            ("MAE m", "11.1f", [metrics["all"][method]["mae_m"] for method in methods]),
+            ("volume %", "+11.3f", [metrics["all"][method]["volume_error_percent"] or 0.0
+                                    for method in methods]),
+            ("consistency m", "11.3f", [metrics["checks"][method]["consistency_m"]
+                                        for method in methods]),
+            ("least thk m", "11.1f", [metrics["checks"][method]["least_thk_m"]
+                                      for method in methods])):
+        print(f"{name:25}" + "".join(f"{value:{form}}" for value in values))
+
+
+def plot_hindcast(path, metrics, maps, fine, show=False):
+    """hindcast_<map>.png: label, and the errors of every method on one scale; below, the worst."""
+    label = fine["thk"]
+    errors = {method: maps[method] - label for method in METHODS if method in maps}
+    limit = error_limit_m(np.nan_to_num(maps["bicubic"]), label)
+    panels = [("label", label, "thk")] + [
+        (f"{METHODS[method][0]} error, RMSE {metrics['all'][method]['rmse_m']:.1f} m", error,
+         "error") for method, error in errors.items() if method in metrics["all"]]
+    title = (f"Hindcast with run {metrics['run']}: {metrics['map']}, {metrics['from_km']:g} km to "
+             f"{metrics['to_km']:g} km")
+    if metrics["synthetic"]:
+        title = f"SYNTHETIC ice sheet, no real place\n{title}"
+    plot_map(path, title, fine["x"], fine["y"], panels, (label, fine["topg"]), limit,
+             np.nan_to_num(errors["model"]), made_of(metrics), show)
+
+
+def plot_downscaled(path, output, found, settings, show=False):
+    """map_<output>.png: the coarse map, the fine one, and their difference; below, the greatest."""
+    scale = settings["scale"]
+    with utils.open_netcdf(output) as ds:
+        every = max(max(ds["thk"].shape) // (4 * MAP_PIXELS), 1)
+        thk, topg = (np.ma.filled(ds[name][::every, ::every], np.nan) if name in ds.variables
+                     else None for name in ("thk", "topg"))
+    x, y = (utils.finer_axis(found[name], scale)[::every] for name in "xy")
+    rows, columns = (np.arange(n * scale)[::every] // scale for n in found["thk"].shape)
+    coarse = found["thk"][rows[:, None], columns]
+    panels = [("coarse map", coarse, "thk"), ("downscaled", thk, "thk"),
+              ("downscaled - coarse", thk - coarse, "error")]
+    spacing_km = (found["x"][1] - found["x"][0]) / 1000
+    title = (f"{found['name']} from {spacing_km:g} km to {spacing_km / scale:g} km with run "
+             f"{settings['run']}")
+    change = np.nan_to_num(thk - coarse)
+    plot_map(path, title, x, y, panels, (thk, topg), error_limit_m(change, 0), change,
+             {"settings": settings, "versions": utils.versions()}, show)
+
+
+def plot_map(path, title, x, y, panels, outline, limit, worst, made, show):
+    """A figure of a whole map: its panels, and below them the same, zoomed to the worst region.
+
+    x, y: axes [m]; panels: [(name, (y, x) field [m], "thk" or "error")]; outline: thk and topg
+    [m] that give ice edge (black) and grounding line (orange); limit: end of the error scale [m];
+    worst: (y, x) [m], the zoom is where its squares are largest.
+    """
+    side = min(ZOOM, *worst.shape)
+    mean = scipy.ndimage.uniform_filter(worst.astype(np.float64) ** 2, side, mode="constant")
+    half = side // 2
+    allowed = mean[half:len(y) - side + half + 1, half:len(x) - side + half + 1]
+    row, column = np.unravel_index(np.argmax(allowed), allowed.shape)
+    step = max(max(worst.shape) // MAP_PIXELS, 1)
+    views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
+    thk, topg = outline
+    mask = utils.surface_mask(thk, np.zeros_like(thk) if topg is None else topg)
+    lines = [(mask >= 2, "black")] + ([(mask == 2, "#ff7f00")] if topg is not None else [])
+    styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), LEAST_SCALE_M)), THK_COLOURS),
+              "error": ((-limit, limit), ERROR_COLOURS)}
+    n, tall = len(panels), len(y) / len(x)
+    figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
+                                height_ratios=(tall, 1))
+    figure.suptitle(title, fontsize=11)
+    images = {}
+    for axes, (rows, columns), what in zip(grid, views, ("", ", zoom"), strict=True):
+        extent = km_extent(x[columns], y[rows])
+        for panel, (name, field, kind) in zip(axes, panels, strict=True):
+            images[kind] = draw_panel(panel, field[rows, columns], extent, name + what,
+                                      *styles[kind])
+            for cells, colour in lines:
+                if 0 < cells[rows, columns].mean() < 1:
+                    panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
+                                  colors=colour, linewidths=0.4 if not what else 0.8)
+            panel.set_xlabel("x (km)", fontsize=8)
+        axes[0].set_ylabel("y (km)", fontsize=8)
+    for panel in grid[0]:  # where the zoom is
+        box = km_extent(x[views[1][1]], y[views[1][0]])
+        panel.add_patch(matplotlib.patches.Rectangle(
+            (box[0], box[2]), box[1] - box[0], box[3] - box[2], fill=False, edgecolor="red"))
+    for kind, label in (("thk", "thickness (m)"), ("error", "difference (m)")):
+        of_kind = [i for i, panel in enumerate(panels) if panel[2] == kind]
+        figure.colorbar(images[kind], ax=grid[:, of_kind], label=label, location="bottom",
+                        aspect=30, pad=0.02, extend="max" if kind == "thk" else "both")
+    save(figure, path, made, show)
+
+
 def main(argv=None):
     parser = utils.argument_parser(__doc__)
     parser.add_argument("--scale", type=int, choices=utils.SCALES, help="evaluate the run x<scale>")
@@ -752,10 +1170,32 @@ def main(argv=None):
     parser.add_argument("--patches", type=int, default=PATCHES, metavar="N",
                         help="rows of comparison.png")
     parser.add_argument("--all-patches", action="store_true", help="also maps of each test patch")
+    parser.add_argument("--map", metavar="MAP.nc", help="downscale this whole map")
+    parser.add_argument("--bed", metavar="BED.nc", help="its bed, finer than the map")
+    parser.add_argument("--output", metavar="FINE.nc", help="where the finer map goes")
+    parser.add_argument("--hindcast", action="store_true",
+                        help="reduce --map, rebuild it and score that")
+    parser.add_argument("--time", type=int, default=-1, metavar="N",
+                        help="record of --map (default: last)")
     parser.add_argument("--show", action="store_true", help="also show the figures on screen")
     args = parser.parse_args(argv)
     if args.patches < 1:
         raise InputError(f"--patches {args.patches}: expected 1 or more")
+    if args.map:
+        if args.hindcast == bool(args.output):
+            raise InputError("--map: give --output FINE.nc to downscale it, or --hindcast to score "
+                             "a run on it")
+        if not args.run or args.compare or args.input or (args.hindcast and args.bed):
+            raise InputError("--map goes with --run NAME, and with --bed, --scale, --time, "
+                             "--output or --hindcast (which takes the bed from the map) alone")
+        run = utils.check_run_name(args.run)
+        if args.hindcast:
+            hindcast(run, args.map, args.scale, args.time, args.show)
+        else:
+            downscale_map(run, args.map, args.bed, args.scale, args.output, args.time, args.show)
+        return 0
+    if args.bed or args.output or args.hindcast:
+        raise InputError("--bed, --output and --hindcast go with --map MAP.nc")
     if args.compare:
         if args.run or args.scale:
             raise InputError("--compare names the runs itself; leave out --run and --scale")

@@ -8,6 +8,7 @@ where the file has none), `crs` (attributes of the grid mapping), `name`, `sha25
 import argparse
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import scipy
 import scipy.interpolate
 import scipy.ndimage
+import scipy.sparse
 
 # Folders of the three steps, relative to where the scripts are run.
 DATA = Path("data")
@@ -48,6 +50,28 @@ STANDARD_NAMES = {
     "topg": "bedrock_altitude",
     "usrf": "surface_altitude",
     "lsrf": "land_ice_basal_altitude",
+}
+# Fields of a map that is written: type and attributes. Ice is where the mask says so: LEAST_ICE_M.
+LEAST_ICE_M = 1.0
+MASKS = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")  # values 0, 1, 2, 3
+WRITTEN = {
+    "thk": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["thk"],
+                   "long_name": "ice thickness"}),
+    "topg": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["topg"],
+                    "long_name": "bed elevation"}),
+    "usrf": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["usrf"],
+                    "long_name": "ice upper surface elevation, from thk and topg by flotation"}),
+    "mask": ("i1", {"flag_values": np.arange(len(MASKS), dtype=np.int8),
+                    "flag_meanings": " ".join(MASKS), "long_name": "surface type",
+                    "comment": f"ice where thk > {LEAST_ICE_M:g} m, floating where its weight does "
+                               f"not ground it (densities {RHO_ICE:g} and {RHO_SEA:g} kg m-3)"}),
+}
+# Grid mapping of EPSG:3031, which maps of Antarctica mostly have even where they do not say so.
+EPSG_3031 = {
+    "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
+    "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
+    "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
+    "epsg_code": "EPSG:3031",
 }
 METRES = {"": 1, "m": 1, "meter": 1, "meters": 1, "metre": 1, "metres": 1,
           "km": 1000, "kilometer": 1000, "kilometers": 1000, "kilometre": 1000, "kilometres": 1000}
@@ -269,8 +293,11 @@ def read_axis(ds, field, path):
     return variable, values
 
 
-def read_field(ds, field, x_dim, y_dim, time, path):
-    """A field of a map as (y, x) float32 in m, NaN where missing; None if the file has none."""
+def read_field(ds, field, x_dim, y_dim, time, path, rows=slice(None), columns=slice(None)):
+    """A field of a map as (y, x) float32 in m, NaN where missing; None if the file has none.
+
+    rows, columns: a part of it, slices of the file's own axes.
+    """
     variable = find_variable(ds, field)
     if variable is None:
         return None
@@ -280,7 +307,7 @@ def read_field(ds, field, x_dim, y_dim, time, path):
     index = []
     for dim, size in zip(variable.dimensions, variable.shape, strict=True):
         if dim in (x_dim, y_dim):
-            index.append(slice(None))
+            index.append(columns if dim == x_dim else rows)
         elif not -size <= time < size:
             raise InputError(f"{path}: {variable.name} has {size} records along {dim}, there is no "
                              f"record {time}; choose --time 0 to {size - 1}")
@@ -296,6 +323,42 @@ def read_field(ds, field, x_dim, y_dim, time, path):
                          "mark them as missing (_FillValue) or mend them")
     kept = [dim for dim in variable.dimensions if dim in (x_dim, y_dim)]
     return (values.T if kept == [x_dim, y_dim] else values).astype(np.float32)
+
+
+@contextlib.contextmanager
+def open_bed(path, time=-1):
+    """The bed of a map, to be read in parts: a dict, with the file open as long as the block lasts.
+
+    `x`, `y`: its axes, ascending [m]; `read(rows, columns)`: topg (y, x) float32 [m] of two slices
+    of them, NaN where missing; `name`, `sha256`, `citation`. The map may be far larger than memory.
+    Raises InputError as read_map does, and where there is no bed in it.
+    """
+    with open_netcdf(path) as ds:
+        axes = [read_axis(ds, name, path) for name in "xy"]
+        dims = [variable.dimensions[0] for variable, _ in axes]
+        if find_variable(ds, "topg") is None:
+            raise InputError(f"{path}: no bed (topg, bed, standard name bedrock_altitude); it has "
+                             f"{', '.join(ds.variables)}")
+        steps = [1 if values[0] < values[-1] else -1 for _, values in axes]
+
+        def read(rows, columns):
+            parts = []
+            for part, (_, values), step in zip((columns, rows), axes, steps, strict=True):
+                start, stop, _ = part.indices(len(values))
+                parts.append(slice(start, stop) if step == 1
+                             else slice(len(values) - stop, len(values) - start))
+            field = read_field(ds, "topg", *dims, time, path, parts[1], parts[0])
+            return field[::steps[1], ::steps[0]]
+
+        yield {"x": np.sort(axes[0][1]), "y": np.sort(axes[1][1]), "read": read,
+               "name": Path(path).name, "sha256": file_sha256(path), "crs": read_crs(ds),
+               "citation": find_citation(ds)}
+
+
+def find_citation(ds):
+    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
+    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
+                 if "citation" in key.lower() or "reference" in key.lower()), "")
 
 
 def read_crs(ds):
@@ -315,8 +378,9 @@ def read_map(path, time=-1):
     down; m or km; declared fill values, NaN and -9999 as missing; thickness as usrf - lsrf where
     there is no thickness variable.
 
-    Returns a map (see the top of this file) with two counts more: `n_missing_thk`, cells without
-    thickness, which become zero ice, and `n_negative_thk`, cells below zero, which do too.
+    Returns a map (see the top of this file), with two counts more: `n_missing_thk`, cells without
+    thickness, which become zero ice, and `n_negative_thk`, cells below zero, which do too; and
+    `unknown` (y, x): cells of which nothing is known, neither thickness nor, if there is one, bed.
     Raises InputError with one line that names the file and what to do.
     """
     with open_netcdf(path) as ds:
@@ -335,6 +399,7 @@ def read_map(path, time=-1):
                 f"{', '.join(ds.variables)}"
             )
         crs = read_crs(ds)
+        citation = find_citation(ds)
         texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
     lsrf = fields.pop("lsrf")
     if fields["thk"] is None:
@@ -348,12 +413,47 @@ def read_map(path, time=-1):
     thk = fields["thk"]
     missing, negative = np.isnan(thk), thk < 0
     thk[missing | negative] = 0
-    citation = next((texts[key] for key in texts if "citation" in key or "reference" in key), "")
+    unknown = missing if fields["topg"] is None else missing & np.isnan(fields["topg"])
     return dict(fields, x=np.sort(x), y=np.sort(y), crs=crs, name=Path(path).name,
-                sha256=file_sha256(path),
+                sha256=file_sha256(path), unknown=unknown,
                 title=texts.get("title", ""), citation=citation,
                 synthetic=texts.get("synthetic") == "yes",
                 n_missing_thk=int(missing.sum()), n_negative_thk=int(negative.sum()))
+
+
+# ------------------------------------------------------------------ writing maps
+
+
+@contextlib.contextmanager
+def writing_map(path, x, y, crs, names, chunk, attributes):
+    """A CF-1.8 map file to be filled part by part in the block: yields the open netCDF4.Dataset.
+
+    x, y: axes [m], ascending; crs: attributes of the grid mapping, {} if unknown; names: fields of
+    WRITTEN to make, (y, x) each; chunk: side of the compressed chunks in cells, best that of the
+    parts; attributes: global ones. At `path` only when the block has ended without an error.
+    """
+    with replacing(path) as temporary:
+        try:
+            with netCDF4.Dataset(temporary, "w") as ds:
+                ds.setncatts({"Conventions": "CF-1.8"} | attributes)
+                for name, axis in (("y", y), ("x", x)):
+                    ds.createDimension(name, len(axis))
+                    ds.createVariable(name, "f8", (name,))[...] = axis
+                    ds[name].setncatts({
+                        "units": "m", "axis": name.upper(), "standard_name": STANDARD_NAMES[name],
+                        "long_name": f"{name} coordinate of cell centre"})
+                if crs:
+                    ds.createVariable("crs", "i4").setncatts(crs)
+                chunks = min(chunk, len(y)), min(chunk, len(x))
+                for name in names:
+                    kind, attrs = WRITTEN[name]
+                    fill = {"fill_value": np.float32(np.nan) if kind == "f4" else np.int8(-1)}
+                    ds.createVariable(name, kind, ("y", "x"), zlib=True, complevel=4, shuffle=True,
+                                      chunksizes=chunks, **fill)
+                    ds[name].setncatts(attrs | ({"grid_mapping": "crs"} if crs else {}))
+                yield ds
+        except RuntimeError as error:  # what the NetCDF library makes of a failed write
+            raise OSError(one_line(error)) from None
 
 
 # ------------------------------------------------------------------ patch files
@@ -431,6 +531,14 @@ def thickness(usrf, topg):
     return np.maximum(np.where(ratio * grounded >= -topg, grounded, floating), 0)
 
 
+def surface_mask(thk, topg):
+    """Surface type of each cell, int8 values of MASKS, -1 where thk is NaN; thk, topg in m."""
+    ice = thk > LEAST_ICE_M
+    grounds = RHO_ICE / RHO_SEA * thk >= -topg
+    mask = np.where(ice, np.where(grounds, 2, 3), np.where(topg > 0, 1, 0))
+    return np.where(np.isnan(thk), -1, mask).astype(np.int8)
+
+
 # ------------------------------------------------------------------ interpolation operators
 
 
@@ -503,6 +611,7 @@ def enlarge_fields(fields, shape, degrade):
     return up_y @ fields @ up_x.T
 
 
+@functools.lru_cache(maxsize=16)
 def consistency_weights(size, scale, degrade):
     """Matrices (recover, reduce, spread) for an axis of `size` cells, see model.make_consistent.
 
@@ -524,6 +633,81 @@ def consistency_weights(size, scale, degrade):
         linear = np.stack([np.interp(np.arange(size), places, one) for one in np.eye(coarse)], 1)
         spread = linear @ np.linalg.inv(reduce @ linear)
     return np.linalg.pinv(enlarge), reduce, spread
+
+
+def fill_nearest(field, unknown):
+    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
+    if unknown.all():
+        return np.zeros_like(field)
+    if not unknown.any():
+        return field
+    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
+                                                   return_indices=True)
+    return field[tuple(nearest)]
+
+
+def finer_axis(axis, factor):
+    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
+    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
+    return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
+
+
+def overlap_weights(source, target):
+    """Sparse matrix (target, source): share of each target cell that each source cell covers.
+
+    source, target: centres of evenly spaced cells [m], ascending, in any position to each other.
+    Rows sum to 1 where the source covers the whole target cell.
+    """
+    spacing, wide = source[1] - source[0], target[1] - target[0]
+    low = (target - wide / 2 - source[0]) / spacing + 0.5  # edges in source cells
+    high = low + wide / spacing
+    rows, columns, shares = [], [], []
+    for i in range(int(np.ceil(wide / spacing)) + 1):
+        column = np.floor(low + 1e-6).astype(int) + i
+        share = (np.minimum(high, column + 1) - np.maximum(low, column)) * spacing / wide
+        inside = (share > 1e-9) & (column >= 0) & (column < len(source))
+        rows.append(np.flatnonzero(inside))
+        columns.append(column[inside])
+        shares.append(share[inside])
+    return scipy.sparse.csr_array(
+        (np.concatenate(shares), (np.concatenate(rows), np.concatenate(columns))),
+        (len(target), len(source)))
+
+
+def bring_to_cells(bed, x, y):
+    """The bed on the cells x, y (centres [m], ascending, evenly spaced): (y, x) float32 [m].
+
+    bed: see open_bed. A finer bed is averaged over the cells, wherever its own lie; one as coarse
+    or coarser is interpolated by cubic splines. NaN where less than half a cell is known.
+    """
+    start = [int(np.argmin(np.abs(bed[name] - axis[0]))) for name, axis in (("y", y), ("x", x))]
+    same = tuple(slice(first, first + len(axis)) for first, axis in zip(start, (y, x), strict=True))
+    if all(len(bed[name][part]) == len(axis) and np.allclose(
+            bed[name][part], axis, rtol=0, atol=1e-3 * (axis[1] - axis[0]))
+            for name, part, axis in zip("yx", same, (y, x), strict=True)):
+        return bed["read"](*same)
+    parts, weights = [], []
+    for name, axis in (("y", y), ("x", x)):
+        source, wide = bed[name], axis[1] - axis[0]
+        spacing = source[1] - source[0]
+        finer = spacing < 0.999 * wide
+        margin = (wide if finer else 12 * spacing) + spacing  # the spline forgets what lies farther
+        start, stop = np.searchsorted(source, (axis[0] - margin, axis[-1] + margin))
+        if stop - start < 2:
+            return np.full((len(y), len(x)), np.nan, np.float32)
+        source = source[start:stop]
+        parts.append(slice(start, stop))
+        if finer:
+            weights.append(overlap_weights(source, axis))
+        else:
+            spline = scipy.interpolate.CubicSpline(source, np.eye(len(source)), bc_type="natural")
+            beyond = (axis < source[0] - spacing / 2) | (axis > source[-1] + spacing / 2)
+            weights.append(np.where(beyond[:, None], 0, spline(axis)))
+    field = bed["read"](*parts)
+    known = np.isfinite(field)
+    share = weights[0] @ known.astype(float) @ weights[1].T
+    mean = weights[0] @ np.where(known, field, 0).astype(float) @ weights[1].T
+    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
 
 
 def make_levels(fields, scale, degrade):
