@@ -50,8 +50,8 @@ LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 WORST = 5                      # patches named in the table of the worst
 PREDICT_BATCH = 50             # patches predicted at a time
-TILE = 1024                    # side of a tile of a whole map with its halo, in fine cells
-SPLINE_HALO = 12               # coarse cells after which a cubic spline forgets 4000 m (< 1 mm)
+TILE = 640                     # side of a tile of a whole map with its halo, in fine cells
+SPLINE_HALO = 16               # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 NEAR_ICE = 8                   # a hindcast is scored on ice and so many cells around it
 MAP_PIXELS = 1200              # a figure of a whole map shows every n-th cell, so many at most
 ZOOM = 96                      # side of the zoom in it, in fine cells
@@ -107,8 +107,7 @@ def predict(layers, patches, settings, numbers):
 
 def compile_chain(layers, settings):
     """model.run_chain of a run's layers as one graph: chain(thk, topg), see model.predict."""
-    return tf.function(lambda thk, topg: model.run_chain(layers, thk, topg, settings),
-                       reduce_retracing=True)
+    return tf.function(lambda thk, topg: model.run_chain(layers, thk, topg, settings))
 
 
 # ---------------------------------------------------------------- metrics
