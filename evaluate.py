@@ -942,8 +942,9 @@ def downscale_map(run, map_file, bed_file, scale, output, record=-1, show=False)
                 ds["thk"][rows, columns] = thk
                 if bed:
                     ds["topg"][rows, columns] = topg
-                    ds["usrf"][rows, columns] = np.where(np.isnan(thk), np.nan,
-                                                         utils.surface(thk, topg))
+                    # utils.surface, but rock without ice has a surface too
+                    ds["usrf"][rows, columns] = np.maximum(
+                        thk + topg, (1 - utils.RHO_ICE / utils.RHO_SEA) * thk)
                     ds["mask"][rows, columns] = utils.surface_mask(thk, topg)
     print(f"wrote    {output}")
     path = utils.RESULTS / run / f"map_{Path(output).stem}.png"
