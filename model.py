@@ -32,8 +32,9 @@ def build_layers(settings):
 
     settings: scale; channels and bed_levels (see stage_channels); filters, of every convolution but
     the last, which has 1; kernels, one more than filters, odd; weights, "normal" for N(0, 1e-3) as
-    in the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0, so
-    that a stage starts as its base; seed. Biases start at 0. Raises InputError for other kernels.
+    in the original, or "he" (He et al. 2015, arXiv:1502.01852) with the last convolution at 0 where
+    there is a base, so that a stage starts as that; seed. Biases start at 0. Raises InputError for
+    other kernels.
     """
     if len(settings["kernels"]) != len(settings["filters"]) + 1:
         raise utils.InputError(f"kernels {settings['kernels']} for filters {settings['filters']}: "
@@ -52,7 +53,8 @@ def build_layers(settings):
             if settings["weights"] == "normal":
                 first = tf.keras.initializers.RandomNormal(stddev=1e-3, seed=seed)
             else:
-                first = "zeros" if is_last else tf.keras.initializers.HeNormal(seed)
+                starts_at_0 = is_last and settings["base"] != "none"
+                first = "zeros" if starts_at_0 else tf.keras.initializers.HeNormal(seed)
             convs[f"conv{i}"] = tf.keras.layers.Conv2D(
                 n_filters, kernel, padding="same", activation=None if is_last else "relu",
                 kernel_initializer=first, name=f"stage{stage}_conv{i}")

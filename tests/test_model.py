@@ -328,6 +328,18 @@ def test_gradients_stay_within_a_stage():
     assert [gradient is None for gradient in gradients] == [True] * 4 + [False] * 4
 
 
+def test_chain_without_a_base_learns_from_the_first_step_on():
+    """A last convolution at 0 would make no ice at all, and consistency would cut its gradient."""
+    chosen = settings(base="none", consistency=True, gradients="chain",
+                      data={"degrade": "bicubic"})
+    layers = model.build_layers(chosen)
+    thk, topg = fields()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1] - 1000))
+    weights = [conv.kernel for convs in layers.values() for conv in convs.values()]
+    assert all(np.abs(gradient).max() > 0 for gradient in tape.gradient(loss, weights))
+
+
 def test_thickness_alone_needs_no_bed():
     chosen = settings(channels="thk")
     layers = model.build_layers(chosen)
