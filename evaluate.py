@@ -800,14 +800,15 @@ def tile_sides(settings):
     return halo, max(TILE // settings["scale"], 3 * halo)
 
 
-def downscale(chain, found, bed, settings):
+def downscale(chain, found, bed, settings, baselines=False):
     """Make a whole map finer, tile by tile: yields (rows, columns, fields), slices of the fine map.
 
     chain: see compile_chain; found: the coarse map (see utils.read_map), its thickness means over
     its cells; bed: see utils.open_bed, or None; settings: of the chain, see last_stages. fields:
-    `bicubic`, `surface` (without a bed None) and `surface_consistent` as in measure(), `model`, all
-    thk (y, x) float32 m, and `topg`. The fine cells divide the coarse ones. NaN where the map or
-    the bed says nothing is known. Prints progress.
+    `model` and, with baselines, `bicubic` and, where there is a bed, `surface` and
+    `surface_consistent` as in measure(), all thk (y, x) float32 m; and `topg`, None without a bed.
+    The fine cells divide the coarse ones. NaN where the map or the bed says nothing is known.
+    Prints progress.
     """
     scale, shape = settings["scale"], found["thk"].shape
     x, y = (utils.finer_axis(found[name], scale) for name in "xy")
@@ -831,8 +832,8 @@ def downscale(chain, found, bed, settings):
                 blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
                 unknown |= np.kron(blocks.any(axis=(1, 3)), np.ones((scale, scale), bool))
             levels = utils.make_levels(utils.fill_nearest(topg, gaps)[None], scale, "area")
-        fields = {"bicubic": thk0, "surface": None, "surface_consistent": None}
-        if bed:
+        fields = {"bicubic": thk0} if baselines else {}
+        if baselines and bed:
             usrf = utils.surface(np.maximum(thk0, 0), levels[:, 0])
             fields["surface"] = utils.thickness(usrf, levels[:, -1]).astype(np.float32)
             fields["surface_consistent"] = model.make_consistent(fields["surface"], thk0, settings)
@@ -841,7 +842,7 @@ def downscale(chain, found, bed, settings):
             fields["model"] = model.predict(chain, thk0, beds, settings)[-1]
         else:
             fields["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
-        fields = {name: field if field is None else np.where(unknown, np.nan, field[0])[inside]
+        fields = {name: np.where(unknown, np.nan, field[0])[inside]
                   for name, field in fields.items()}
         fields["topg"] = topg if topg is None else topg[inside]
         yield (*(slice(part.start * scale, part.stop * scale) for part in own), fields)
@@ -995,10 +996,10 @@ def hindcast(run, map_file, scale=None, record=-1, show=False):
     maps = {}
     with bed_of(fine, None, settings, map_file, record) as bed:
         for rows, columns, fields in downscale(compile_chain(layers, settings), coarse, bed,
-                                               settings):
+                                               settings, baselines=True):
+            fields.pop("topg")
             for name, field in fields.items():
-                if field is not None and name != "topg":
-                    maps.setdefault(name, np.empty((ny, nx), np.float32))[rows, columns] = field
+                maps.setdefault(name, np.empty((ny, nx), np.float32))[rows, columns] = field
     metrics = measure_map(maps, fine, coarse, settings, trained)
     path = utils.RESULTS / run / f"hindcast_{Path(map_file).stem}_x{scale}.json"
     utils.write_json(path, metrics)
