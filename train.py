@@ -50,6 +50,7 @@ RECIPES = {
         "epochs": {2: 400, 4: 400, 8: 400, 16: 200},  # a dict: by scale; 16x overfits after that
         "batch_size": 5,            # patches; the last, smaller batch is kept
         "augment": True,            # each epoch cuts, flips and turns the training patches anew
+        "spacings": [1],            # and at so many times the spacing of the map, with cell means
         "average_turns": True,      # evaluation: the mean of all eight flips and turns of the map
         "validation": True,         # a tenth of the training patches chooses the best epoch
     },
@@ -61,9 +62,13 @@ RECIPES = {
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},
         "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
-        "batch_size": 80, "augment": False, "average_turns": False, "validation": False,
+        "batch_size": 80, "augment": False, "spacings": [1], "average_turns": False,
+        "validation": False,
     },
 }
+# For maps of any spacing (see README): learns at two of them; an epoch that is best at one of them
+# is not best at others, so it keeps the last.
+RECIPES["map"] = RECIPES["default"] | {"spacings": [1, 2], "validation": False}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 # -------------------------------------------------------------------------------------------------
 
@@ -119,23 +124,30 @@ def learning_rate(settings, epoch):
     return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def find_places(patches, numbers):
-    """Where each patch of these numbers may be cut instead: a list of (place, 2) y, x in cells.
+def find_places(patches, numbers, settings):
+    """Where each patch of these numbers may be cut instead: a list of (place, 3) y, x, times.
 
-    The lower left corner in the window, up to half a patch from the patch's own. Every cell of such
-    a patch is in one of the patches of these numbers: nothing held out is seen.
+    y, x: lower left corner in the window, in cells. times: of settings["spacings"], how many cells
+    of the window go into one of the patch. The centre stays within half a patch of the patch's own.
+    Every cell of such a patch is in one of the patches of these numbers: nothing held out is seen.
     """
     side = patches["x"].shape[1]
     half = side // 2
     allowed = np.isin(np.arange(len(patches["row"])), numbers)
     allowed = evaluate.assemble(np.repeat(allowed, side**2).reshape(-1, side, side), patches)
-    windows = np.lib.stride_tricks.sliding_window_view(allowed, (side, side))
-    inside = windows.all(axis=(2, 3))  # (y, x) of the lower left corner
-    places = []
-    for y, x in zip(patches["row"][numbers] * side, patches["column"][numbers] * side, strict=True):
-        near = np.maximum((y - half, x - half), 0)
-        places.append(near + np.argwhere(inside[near[0]:y + half + 1, near[1]:x + half + 1]))
-    return places
+    places = [[] for _ in numbers]
+    for times in settings["spacings"]:
+        inside, wide = allowed, times * side
+        if min(allowed.shape) < wide:
+            continue
+        for axis in (0, 1):  # (y, x) of the lower left corner
+            inside = np.lib.stride_tricks.sliding_window_view(inside, wide, axis).all(axis=-1)
+        for found, number in zip(places, numbers, strict=True):
+            y, x = (patches[name][number] * side - (wide - side) // 2 for name in ("row", "column"))
+            low, high = np.maximum([(y - half, x - half), (y + half + 1, x + half + 1)], 0)
+            corners = low + np.argwhere(inside[low[0]:high[0], low[1]:high[1]])
+            found.append(np.insert(corners, 2, times, axis=1))
+    return [np.concatenate(found) for found in places]
 
 
 def draw_patches(patches, numbers, places, settings, epoch):
@@ -155,7 +167,12 @@ def draw_patches(patches, numbers, places, settings, epoch):
         drawn = []
         for name in names:
             window = evaluate.assemble(patches[name][:, -1], patches)
-            fields = [model.turn(window[y:y + side, x:x + side], turn) for y, x, turn in cuts]
+            fields = []
+            for y, x, times, turn in cuts:
+                cut = window[None, y:y + times * side, x:x + times * side]
+                if times > 1:
+                    cut = utils.reduce_fields(cut, times, "area").astype(np.float32)
+                fields.append(model.turn(cut[0], turn))
             drawn.append(utils.make_levels(np.stack(fields), settings["scale"],
                                            settings["data"]["degrade"]))
     else:
@@ -243,7 +260,7 @@ def train(patches, settings):
                                          epsilon=settings["adam_epsilon"])
     step = make_step(layers, optimizer, settings)
     train_epoch = make_epoch(step, layers, settings)
-    places = find_places(patches, training) if settings["augment"] else None
+    places = find_places(patches, training, settings) if settings["augment"] else None
     validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None
 
     epoch, best_epoch = (tf.Variable(0, dtype=tf.int64) for _ in range(2))

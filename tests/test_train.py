@@ -96,12 +96,12 @@ def numbered_patches(rows, columns, side=8):
 
 
 DRAW = {"seed": 1, "scale": 4, "channels": "thk+topg", "base": "bicubic", "augment": True,
-        "data": {"degrade": "area"}}
+        "spacings": [1], "data": {"degrade": "area"}}
 
 
 def test_patches_are_drawn_from_seed_and_epoch_alone():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers)
+    places = train.find_places(patches, numbers, DRAW)
     drawn = train.draw_patches(patches, numbers, places, DRAW, 5)[0]
     again = train.draw_patches(patches, numbers, places, DRAW, 5)[0]
     np.testing.assert_array_equal(again, drawn)
@@ -119,7 +119,7 @@ def test_patches_are_drawn_from_seed_and_epoch_alone():
 
 def test_drawn_patches_are_pieces_of_the_window_turned_with_their_levels_and_bed():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers)
+    places = train.find_places(patches, numbers, DRAW)
     window = evaluate.assemble(patches["thk"][:, -1], patches)
     pieces = {}  # the eight turns of the 8 x 8 piece at each place
     for y, x in np.ndindex(17, 25):
@@ -140,13 +140,38 @@ def test_drawn_patches_never_touch_a_patch_that_is_held_out():
     """Of 3 x 4 patches of 8 x 8 cells the test holds out the one at row 1, column 1."""
     patches = numbered_patches(3, 4)
     numbers = np.delete(np.arange(12), 5)
-    places = train.find_places(patches, numbers)
-    assert [tuple(place) for place in places[0]] == [(0, x) for x in range(5)] + [
-        (y, 0) for y in range(1, 5)]  # the corner patch can go along the edges alone
+    places = train.find_places(patches, numbers, DRAW)
+    assert [tuple(place) for place in places[0]] == [(0, x, 1) for x in range(5)] + [
+        (y, 0, 1) for y in range(1, 5)]  # the corner patch can go along the edges alone
     held_out = set(patches["thk"][5, -1].ravel())
     for epoch in range(1, 9):
         thk, _ = train.draw_patches(patches, numbers, places, DRAW, epoch)
         assert not held_out & set(thk[:, -1].ravel())
+
+
+def test_patches_of_twice_the_spacing_are_means_of_four_cells_of_the_training_patches():
+    """Of 3 x 5 patches the last column is held out: 16 x 16 cells go anywhere in the rest."""
+    patches = numbered_patches(3, 5)
+    numbers = np.delete(np.arange(15), [4, 9, 14])
+    settings = DRAW | {"spacings": [2]}
+    places = train.find_places(patches, numbers, settings)
+    centre = places[list(numbers).index(6)]  # cells 8 to 16 both ways: 16 wide around them, +- 4
+    assert sorted(map(tuple, centre)) == [(y, x, 2) for y in range(9) for x in range(9)]
+    window = evaluate.assemble(patches["thk"][:, -1], patches)
+    means = {}
+    for y, x in np.ndindex(9, 25):
+        piece = window[y:y + 16, x:x + 16].reshape(8, 2, 8, 2).mean(axis=(1, 3))
+        means[np.sort(piece.ravel()).tobytes()] = x
+    for epoch in range(1, 9):
+        thk, topg = train.draw_patches(patches, numbers, places, settings, epoch)
+        assert thk.shape == (12, 3, 8, 8)
+        assert all(means[np.sort(patch.ravel()).tobytes()] <= 16 for patch in thk[:, -1])
+        np.testing.assert_array_equal(topg, -thk)
+
+    both = train.find_places(patches, numbers, DRAW | {"spacings": [1, 2, 4]})  # 4: does not fit
+    for place, wide in zip(both, places, strict=True):
+        assert {times for *_, times in place} == {1, 2}
+        assert (place[:, 2] == 2).sum() == len(wide)
 
 
 # ---------------------------------------------------------------- the step and the epoch
