@@ -66,9 +66,9 @@ RECIPES = {
         "validation": False,
     },
 }
-# For maps of any spacing (see README): learns at two of them; an epoch that is best at one of them
-# is not best at others, so it keeps the last.
-RECIPES["map"] = RECIPES["default"] | {"spacings": [1, 2], "validation": False}
+# For maps of any spacing (see README): learns at three of them; an epoch that is best at one is not
+# best at others, so it keeps the last.
+RECIPES["map"] = RECIPES["default"] | {"spacings": [1, 2, 3], "validation": False}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 # -------------------------------------------------------------------------------------------------
 
