@@ -53,7 +53,8 @@ PREDICT_BATCH = 50             # patches predicted at a time
 TILE = 640                     # side of a tile of a whole map with its halo, in fine cells
 SPLINE_HALO = 16               # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 NEAR_ICE = 8                   # a hindcast is scored on ice and so many cells around it
-MAP_PIXELS = 1200              # a figure of a whole map shows every n-th cell, so many at most
+MAP_PIXELS = 1200              # a figure of a whole map shows every n-th cell, so many at most;
+                               # its zoom is from a map of at most twice as many
 ZOOM = 96                      # side of the zoom in it, in fine cells
 # -----------------------------------------------------------------------------------------------
 
@@ -1100,7 +1101,7 @@ def plot_downscaled(path, output, found, settings, show=False):
     """map_<output>.png: the coarse map, the fine one, and their difference; below, the greatest."""
     scale = settings["scale"]
     with utils.open_netcdf(output) as ds:
-        every = max(max(ds["thk"].shape) // (2 * MAP_PIXELS), 1)  # memory does not grow
+        every = math.ceil(max(ds["thk"].shape) / (2 * MAP_PIXELS)) | 1  # see plot_map
         thk, topg = (np.ma.filled(ds[name][::every, ::every], np.nan) if name in ds.variables
                      else None for name in ("thk", "topg"))
     x, y = (utils.finer_axis(found[name], scale)[::every] for name in "xy")
@@ -1128,7 +1129,8 @@ def plot_map(path, title, x, y, panels, outline, limit, worst, made, show):
     half = side // 2
     allowed = mean[half:len(y) - side + half + 1, half:len(x) - side + half + 1]
     row, column = np.unravel_index(np.argmax(allowed), allowed.shape)
-    step = max(max(worst.shape) // MAP_PIXELS, 1)
+    # Odd: of the cells that divide a coarse one, not always the same are seen.
+    step = math.ceil(max(worst.shape) / MAP_PIXELS) | 1
     views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
     thk, topg = outline
     mask = utils.surface_mask(thk, np.zeros_like(thk) if topg is None else topg)
