@@ -50,8 +50,6 @@ LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 WORST = 5                      # patches named in the table of the worst
 PREDICT_BATCH = 50             # patches predicted at a time
-TILE = 640                     # side of a tile of a whole map with its halo, in fine cells
-SPLINE_HALO = 16               # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 NEAR_ICE = 8                   # a hindcast is scored on ice and so many cells around it
 MAP_PIXELS = 1200              # a figure of a whole map shows every n-th cell, so many at most;
                                # its zoom is from a map of at most twice as many
@@ -761,98 +759,16 @@ def plot_times(path, every, title, show=False):
 # ---------------------------------------------------------------- whole maps
 
 
-def last_stages(layers, settings, scale):
-    """The last stages of a run's chain, those that make a map `scale` times finer.
-
-    Returns layers and settings as of a run of that scale. A whole map has means over its cells and
-    they are kept, whatever the run was trained on: degrade `area`, consistency on.
-    """
-    if scale > settings["scale"]:
-        raise InputError(f"run {settings['run']} was trained for {settings['scale']}x, not for "
-                         f"{scale}x; choose a --scale up to that or another --run")
-    layers = dict(list(layers.items())[-model.count_stages(scale):])
-    return layers, settings | {"scale": scale, "consistency": True,
-                               "data": settings["data"] | {"degrade": "area"}}
-
-
-def axis_tiles(size, halo, side):
-    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
-
-    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
-    its own cells are `halo` or more away from its edges, but for the edges of the map.
-    """
-    if size <= side:
-        return [(slice(0, size), slice(0, size))]
-    own = side - 2 * halo
-    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
-    return [(slice(start, min(start + own, size)), slice(first, first + side))
-            for start, first in zip(range(0, size, own), firsts, strict=True)]
-
-
-def tile_sides(settings):
-    """Halo and side, halo included, of the tiles of a map in coarse cells; settings: of the chain.
-
-    The halo holds all that a cell of the result depends on: the chain's receptive field, and the
-    splines that bring the coarse fields to the fine cells.
-    """
-    reach = model.count_stages(settings["scale"]) * sum(
-        kernel // 2 for kernel in settings["kernels"])  # fine cells
-    halo = SPLINE_HALO + math.ceil(reach / settings["scale"])
-    return halo, max(TILE // settings["scale"], 3 * halo)
-
-
 def downscale(chain, found, bed, settings, baselines=False):
-    """Make a whole map finer, tile by tile: yields (rows, columns, fields), slices of the fine map.
+    """Make a whole map finer, tile by tile, with progress: see model.run_tile.
 
-    chain: see compile_chain; found: the coarse map (see utils.read_map), its thickness means over
-    its cells; bed: see utils.open_bed, or None; settings: of the chain, see last_stages. fields:
-    `model` and, with baselines, `bicubic` and, where there is a bed, `surface` and
-    `surface_consistent` as in measure(), all thk (y, x) float32 m; and `topg`, None without a bed.
-    The fine cells divide the coarse ones. NaN where the map or the bed says nothing is known.
-    Prints progress.
+    Yields (rows, columns, fields): slices of the fine map and what is in them.
     """
-    scale, shape = settings["scale"], found["thk"].shape
-    x, y = (utils.finer_axis(found[name], scale) for name in "xy")
-    thk = utils.fill_nearest(found["thk"], found["unknown"])
-    halo, side = tile_sides(settings)
-    every = [(rows, columns) for rows in axis_tiles(shape[0], halo, side)
-             for columns in axis_tiles(shape[1], halo, side)]
+    tiles = model.map_tiles(found["thk"].shape, settings)
     started = time.monotonic()
-    for done, pair in enumerate(every, 1):
-        own, tile = zip(*pair, strict=True)
-        rows, columns = (slice(part.start * scale, part.stop * scale) for part in tile)
-        inside = tuple(slice((part.start - whole.start) * scale, (part.stop - whole.start) * scale)
-                       for part, whole in zip(own, tile, strict=True))
-        unknown = np.kron(found["unknown"][tile], np.ones((scale, scale), bool))
-        thk0 = utils.enlarge_fields(thk[tile][None], unknown.shape, "area").astype(np.float32)
-        topg = levels = None
-        if bed:
-            topg = utils.bring_to_cells(bed, x[columns], y[rows])
-            gaps = np.isnan(topg)
-            if model.needs_topg(settings):  # a coarse cell is known as a whole or not at all
-                blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
-                unknown |= np.kron(blocks.any(axis=(1, 3)), np.ones((scale, scale), bool))
-            levels = utils.make_levels(utils.fill_nearest(topg, gaps)[None], scale, "area")
-        fields = {"bicubic": thk0} if baselines else {}
-        if baselines and bed:
-            usrf = utils.surface(np.maximum(thk0, 0), levels[:, 0])
-            fields["surface"] = utils.thickness(usrf, levels[:, -1]).astype(np.float32)
-            fields["surface_consistent"] = model.make_consistent(fields["surface"], thk0, settings)
-        if thk[tile].any():
-            beds = levels if model.needs_topg(settings) else None
-            fields["model"] = model.predict(chain, thk0, beds, settings)[-1]
-        else:
-            fields["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
-        fields = {name: np.where(unknown, np.nan, field[0])[inside]
-                  for name, field in fields.items()}
-        fields["topg"] = topg if topg is None else topg[inside]
-        yield (*(slice(part.start * scale, part.stop * scale) for part in own), fields)
-        left_s = (time.monotonic() - started) / done * (len(every) - done)
-        line = f"tile {done:4d}/{len(every)}   {int(left_s) // 60:3d}:{int(left_s) % 60:02d} left"
-        if sys.stdout.isatty():
-            print(f"\r{line}", end="" if done < len(every) else "\n", flush=True)
-        elif done in (1, len(every)) or done % max(len(every) // 20, 1) == 0:
-            print(line, flush=True)
+    for done, tile in enumerate(tiles, 1):
+        yield model.run_tile(chain, found, bed, tile, settings, baselines)
+        utils.show_progress("tile", done, len(tiles), (time.monotonic() - started) / done)
 
 
 @contextlib.contextmanager
@@ -910,12 +826,12 @@ def downscale_map(run, map_file, bed_file, scale, output, record=-1, show=False)
     if not show:
         plt.switch_backend("Agg")
     trained = utils.read_settings(run)
-    layers, settings = last_stages(load_layers(trained), trained, scale or trained["scale"])
+    layers, settings = model.last_stages(load_layers(trained), trained, scale or trained["scale"])
     scale, found = settings["scale"], utils.read_map(map_file, record)
     spacing_m = float(found["x"][1] - found["x"][0])
     say_what_it_does(settings, found, spacing_m)
     x, y = (utils.finer_axis(found[name], scale) for name in "xy")
-    halo, side = tile_sides(settings)
+    halo, side = model.tile_sides(settings)
     with bed_of(found, bed_file, settings, map_file, record) as bed:
         if bed and bed["x"][1] - bed["x"][0] > 0.999 * spacing_m:
             print(f"note: the bed of {bed['name']} is no finer than the map; little can be gained")
@@ -977,7 +893,7 @@ def hindcast(run, map_file, scale=None, record=-1, show=False):
     if not show:
         plt.switch_backend("Agg")
     trained = utils.read_settings(run)
-    layers, settings = last_stages(load_layers(trained), trained, scale or trained["scale"])
+    layers, settings = model.last_stages(load_layers(trained), trained, scale or trained["scale"])
     scale, fine = settings["scale"], utils.read_map(map_file, record)
     ny, nx = (n // scale * scale for n in fine["thk"].shape)
     if min(ny, nx) < 2 * scale:

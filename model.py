@@ -7,19 +7,26 @@ with what went in (make_consistent). Thickness and bed go in and come out in met
 normalised inside run_stage and nowhere else. Any height and width will do.
 """
 
+import math
+
+import numpy as np
+
 import utils
 
 with utils.quiet_import():
     import tensorflow as tf
 
 BASES = ("none", "bicubic", "surface")  # what a stage's convolutions correct; see stage_base
-CHANNELS = ("thk", "thk+topg")  # what they see; see stage_channels
+CHANNELS = ("thk", "thk+topg", "thk+topg+misfit")  # what they see; see stage_channels
 GRADIENTS = ("stage", "chain")  # how far a stage's error reaches back; see run_chain
+
+TILE = 640  # side of a tile of a whole map with its halo, in fine cells
+SPLINE_HALO = 16  # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 
 
 def needs_topg(settings):
     """Whether a run needs the bed: to correct the surface base, or to see it."""
-    return settings["base"] == "surface" or settings["channels"] == "thk+topg"
+    return settings["base"] == "surface" or "topg" in settings["channels"]
 
 
 def count_stages(scale):
@@ -42,7 +49,8 @@ def build_layers(settings):
     if any(kernel % 2 == 0 for kernel in settings["kernels"]):
         raise utils.InputError(f"kernels {settings['kernels']}: sides have to be odd, so that a "
                                "cell is at the centre")
-    n_channels = 1 if settings["channels"] == "thk" else 1 + settings["bed_levels"]
+    n_channels = (1 + ("topg" in settings["channels"]) * settings["bed_levels"]
+                  + ("misfit" in settings["channels"]))
     filters = [*settings["filters"], 1]
     layers = {}
     for stage in range(1, count_stages(settings["scale"]) + 1):
@@ -70,19 +78,22 @@ def list_weights(layers):
             for weight in conv.trainable_variables]
 
 
-def stage_channels(thk, topg, topg_before, settings):
+def stage_channels(thk, topg, topg_before, misfit, settings):
     """Input of a stage's convolutions: (patch, y, x, channel), without units.
 
-    thk: thickness so far; topg, topg_before: bed at this level and the level before, all (patch, y,
-    x) in m. channels "thk" takes thickness only; "thk+topg" also the bed at this level and, with
-    bed_levels 2, what it has more than the level before (the original has 1: this level).
+    thk: thickness so far; topg, topg_before: bed at this level and the level before; misfit: see
+    stage_misfit; all (patch, y, x) in m. channels "thk" takes thickness only; "thk+topg" also the
+    bed at this level and, with bed_levels 2, what it has more than the level before (the original
+    has 1: this level); "thk+topg+misfit" the misfit too.
     """
     channels = [thk / settings["thk_norm_m"]]
-    if settings["channels"] == "thk+topg":
+    if "topg" in settings["channels"]:
         channels.append(topg / settings["topg_norm_m"])
         if settings["bed_levels"] == 2:
             # Steps between levels are small beside the bed's range; ten times larger train faster.
             channels.append(10 * (topg - topg_before) / settings["topg_norm_m"])
+    if "misfit" in settings["channels"]:
+        channels.append(misfit / 300)
     return tf.stack(channels, axis=-1)
 
 
@@ -110,6 +121,20 @@ def stage_base(thk, topg, topg_before, settings):
     if settings["base"] == "surface":
         return thickness(surface(tf.nn.relu(thk), topg_before), topg)
     return thk if settings["base"] == "bicubic" else tf.zeros_like(thk)
+
+
+def stage_misfit(thk, base, factor, settings):
+    """What the base lacks of the thickness so far at the resolution of that: (patch, y, x) m.
+
+    thk, base: (patch, y, x) m; factor: fine cells across a cell of the level before. Their
+    difference is reduced to that level and brought back linearly. A base that is right has none: it
+    shows where the ice surface is not as smooth as the surface base takes it to be, which differs
+    from one ice sheet to another.
+    """
+    smooth_y, smooth_x = (
+        tf.constant(utils.smoothing_weights(size, factor, settings["data"]["degrade"]), tf.float32)
+        for size in thk.shape[1:])
+    return smooth_y @ (thk - base) @ tf.transpose(smooth_x)
 
 
 def make_consistent(thk, thk0, settings):
@@ -160,19 +185,21 @@ def convolve_to_one(values, kernel):
     return tf.reduce_sum(by_channel, axis=-1, keepdims=True), gradient
 
 
-def run_stage(convs, thk, topg, topg_before, settings):
+def run_stage(convs, thk, topg, topg_before, factor, settings):
     """One SRCNN: thickness at level k from thickness at level k-1, all (patch, y, x) in m.
 
     convs: the stage's entry of build_layers; topg, topg_before: bed at levels k and k-1 (None where
-    needs_topg says no).
+    needs_topg says no); factor: cells of the fine grid across one of level k-1.
     """
-    values = stage_channels(thk, topg, topg_before, settings)  # (patch, y, x, channel)
+    base = stage_base(thk, topg, topg_before, settings)
+    misfit = (stage_misfit(thk, base, factor, settings) if "misfit" in settings["channels"]
+              else None)
+    values = stage_channels(thk, topg, topg_before, misfit, settings)  # (patch, y, x, channel)
     *hidden, last = convs.values()
     for conv in hidden:
         values = conv(values)
     values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias
-    correction = settings["correction_m"] or settings["thk_norm_m"]
-    return stage_base(thk, topg, topg_before, settings) + correction * values[..., 0]
+    return base + (settings["correction_m"] or settings["thk_norm_m"]) * values[..., 0]
 
 
 def run_chain(layers, thk, topg, settings):
@@ -185,7 +212,7 @@ def run_chain(layers, thk, topg, settings):
     predictions, thk0 = [], thk
     for stage, convs in enumerate(layers.values(), 1):
         beds = (None, None) if topg is None else (topg[:, stage], topg[:, stage - 1])
-        thk = run_stage(convs, thk, *beds, settings)
+        thk = run_stage(convs, thk, *beds, settings["scale"] // 2 ** (stage - 1), settings)
         if settings["consistency"] and stage == len(layers):
             thk = make_consistent(thk, thk0, settings)
         predictions.append(thk)
@@ -217,3 +244,100 @@ def predict(chain, thk, topg, settings):
     turned = [[turn(prediction, number, back=True) for prediction in chain(
         turn(thk, number), None if topg is None else turn(topg, number))] for number in turns]
     return [tf.add_n(stage) / len(turned) for stage in zip(*turned, strict=True)]
+
+
+# ---------------------------------------------------------------- whole maps
+
+
+def last_stages(layers, settings, scale):
+    """The last stages of a run's chain, those that make a map `scale` times finer.
+
+    Returns layers and settings as of a run of that scale. A whole map has means over its cells and
+    they are kept, whatever the run was trained on: degrade `area`, consistency on. Raises
+    InputError where the run has too few stages.
+    """
+    if scale > settings["scale"]:
+        raise utils.InputError(f"run {settings['run']} was trained for {settings['scale']}x, not "
+                               f"for {scale}x; choose a --scale up to that or another --run")
+    layers = dict(list(layers.items())[-count_stages(scale):])
+    return layers, settings | {"scale": scale, "consistency": True,
+                               "data": settings["data"] | {"degrade": "area"}}
+
+
+def tile_sides(settings):
+    """Halo and side, halo included, of the tiles of a map in coarse cells; settings: of the chain.
+
+    The halo holds all that a cell of the result depends on: the chain's receptive field, and the
+    splines that bring the coarse fields to the fine cells.
+    """
+    n_stages = count_stages(settings["scale"])
+    reach = n_stages * sum(kernel // 2 for kernel in settings["kernels"])  # fine cells
+    halo = SPLINE_HALO + math.ceil(reach / settings["scale"])
+    if "misfit" in settings["channels"]:  # two cells of each stage's own level: 2 + 1 + 1/2 ...
+        halo += 4
+    return halo, max(TILE // settings["scale"], 3 * halo)
+
+
+def axis_tiles(size, halo, side):
+    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
+
+    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
+    its own cells are `halo` or more away from its edges, but for the edges of the map.
+    """
+    if size <= side:
+        return [(slice(0, size), slice(0, size))]
+    own = side - 2 * halo
+    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
+    return [(slice(start, min(start + own, size)), slice(first, first + side))
+            for start, first in zip(range(0, size, own), firsts, strict=True)]
+
+
+def map_tiles(shape, settings):
+    """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles."""
+    halo, side = tile_sides(settings)
+    return [(rows, columns) for rows in axis_tiles(shape[0], halo, side)
+            for columns in axis_tiles(shape[1], halo, side)]
+
+
+def run_tile(chain, found, bed, tile, settings, baselines=False):
+    """Make one tile of a map finer: slices of the fine map (rows, columns) and the fields in them.
+
+    chain(thk, topg): run_chain of the layers, compiled; found: the coarse map (see utils.read_map),
+    its thickness means over its cells; bed: see utils.open_bed, or None; tile: of map_tiles;
+    settings: of the chain, see last_stages. fields: `model` and, with baselines, `bicubic` and,
+    where there is a bed, the surface base, as it is and made consistent (`surface`,
+    `surface_consistent`), all thk (y, x) float32 m; and `topg`, None without a bed. The fine cells
+    divide the coarse ones. NaN where the map or the bed says nothing is known.
+    """
+    scale = settings["scale"]
+    own, whole = zip(*tile, strict=True)
+    x, y = (utils.finer_axis(found[name], scale) for name in "xy")
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in whole)
+    inside = tuple(slice((part.start - around.start) * scale, (part.stop - around.start) * scale)
+                   for part, around in zip(own, whole, strict=True))
+    cell = np.ones((scale, scale), bool)
+    unknown = found["unknown"][whole]
+    coarse = utils.fill_nearest(found["thk"][whole], unknown)
+    unknown = np.kron(unknown, cell)
+    thk0 = utils.enlarge_fields(coarse[None], unknown.shape, "area").astype(np.float32)
+    topg = levels = None
+    if bed:
+        topg = utils.bring_to_cells(bed, x[columns], y[rows])
+        gaps = np.isnan(topg)
+        if needs_topg(settings):  # a coarse cell is known as a whole or not at all
+            blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
+            unknown |= np.kron(blocks.any(axis=(1, 3)), cell)
+        levels = utils.make_levels(utils.fill_nearest(topg, gaps)[None], scale, "area")
+    fields = {"bicubic": thk0} if baselines else {}
+    if baselines and bed:
+        usrf = utils.surface(np.maximum(thk0, 0), levels[:, 0])
+        fields["surface"] = utils.thickness(usrf, levels[:, -1]).astype(np.float32)
+        fields["surface_consistent"] = make_consistent(fields["surface"], thk0, settings)
+    if coarse.any():
+        fields["model"] = predict(chain, thk0, levels if needs_topg(settings) else None,
+                                  settings)[-1]
+    else:
+        fields["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
+    fields = {name: np.where(unknown, np.nan, field[0])[inside] for name, field in fields.items()}
+    fields["topg"] = topg if topg is None else topg[inside]
+    return (*(slice(part.start * scale, part.stop * scale) for part in own), fields)

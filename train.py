@@ -38,7 +38,7 @@ RECIPES = {
                                     # surface (the ice between the same surface and the finer bed)
         "consistency": True,        # the map made, reduced again, gives the coarse map back
         "gradients": "chain",       # a stage's error trains: stage (it) | chain (those before too)
-        "channels": "thk+topg",     # they see: thk | thk+topg
+        "channels": "thk+topg",     # they see: thk | thk+topg | thk+topg+misfit
         "bed_levels": 2,            # bed at this level (1), and at the level before (2)
         "filters": [32, 32, 32, 32],  # of every convolution but the last, which has 1
         "kernels": [3, 3, 3, 3, 3],   # their sizes
@@ -51,6 +51,7 @@ RECIPES = {
         "batch_size": 5,            # patches; the last, smaller batch is kept
         "augment": True,            # each epoch cuts, flips and turns the training patches anew
         "spacings": [1],            # and at so many times the spacing of the map, with cell means
+        "thinned": 0.0,             # share of them made like other ice sheets: see make_thinner
         "average_turns": True,      # evaluation: the mean of all eight flips and turns of the map
         "validation": True,         # a tenth of the training patches chooses the best epoch
     },
@@ -62,13 +63,16 @@ RECIPES = {
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},
         "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
-        "batch_size": 80, "augment": False, "spacings": [1], "average_turns": False,
+        "batch_size": 80, "augment": False, "spacings": [1], "thinned": 0.0,
+        "average_turns": False,
         "validation": False,
     },
 }
-# For maps of any spacing (see README): learns at three of them; an epoch that is best at one is not
-# best at others, so it keeps the last.
-RECIPES["map"] = RECIPES["default"] | {"spacings": [1, 2, 3], "validation": False}
+# For maps of any spacing and place (see README). An epoch that is best at one is not best at
+# others, so it keeps the last.
+RECIPES["map"] = RECIPES["default"] | {
+    "channels": "thk+topg+misfit", "spacings": [1, 2, 3], "thinned": 0.1, "epochs": 600,
+    "validation": False}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 # -------------------------------------------------------------------------------------------------
 
@@ -164,20 +168,43 @@ def draw_patches(patches, numbers, places, settings, epoch):
     if settings["augment"]:
         side = patches["x"].shape[1]
         cuts = [(*rng.choice(places[number]), rng.integers(8)) for number in order]
-        drawn = []
+        fields = []
         for name in names:
             window = evaluate.assemble(patches[name][:, -1], patches)
-            fields = []
+            of_name = []
             for y, x, times, turn in cuts:
                 cut = window[None, y:y + times * side, x:x + times * side]
                 if times > 1:
                     cut = utils.reduce_fields(cut, times, "area").astype(np.float32)
-                fields.append(model.turn(cut[0], turn))
-            drawn.append(utils.make_levels(np.stack(fields), settings["scale"],
-                                           settings["data"]["degrade"]))
+                of_name.append(model.turn(cut[0], turn))
+            fields.append(np.stack(of_name))
+        if settings["thinned"]:
+            fields = make_thinner(fields, settings["thinned"], rng)
+        drawn = [utils.make_levels(field, settings["scale"], settings["data"]["degrade"])
+                 for field in fields]
     else:
         drawn = [patches[name][numbers[order]] for name in names]
     return drawn if len(drawn) == 2 else (*drawn, None)
+
+
+def make_thinner(fields, share, rng):
+    """Patches as other ice sheets might have them: nunataks, valley glaciers, bare land.
+
+    fields: [thk] or [thk, topg], (patch, y, x) m. In a share of the patches, drawn at random, as
+    much ice is taken from every cell, up to the most there is in one, and the bed rises by 0 to 1.2
+    of that; ice that would float then has calved, since shelves do not thin out to nothing; last
+    all heights are made smaller, to a quarter at least.
+    """
+    thk, *beds = fields
+    chosen, part, rise, size = (rng.uniform(size=(len(thk), 1, 1)).astype(np.float32)
+                                for _ in range(4))
+    chosen = chosen < share
+    taken = chosen * part * thk.max(axis=(1, 2), keepdims=True)
+    size = np.where(chosen, 0.25 + 0.75 * size, 1)
+    thk, beds = np.maximum(thk - taken, 0), [topg + 1.2 * rise * taken for topg in beds]
+    for topg in beds:
+        thk[chosen & (utils.RHO_ICE / utils.RHO_SEA * thk < -topg)] = 0
+    return [size * field for field in (thk, *beds)]
 
 
 def make_step(layers, optimizer, settings):
@@ -321,8 +348,11 @@ def train(patches, settings):
             for stage, values in enumerate(zip(rmse_m.numpy(), validation_rmse_m, strict=True), 1):
                 row[f"train_rmse_m_stage{stage}"], row[f"validation_rmse_m_stage{stage}"] = values
             history.append(row)
-            left_s = (now - started) / (number - first + 1) * (settings["epochs"] - number)
-            show_progress(number, settings["epochs"], rmse_m, validation_rmse_m[-1], left_s)
+            said = "".join(f" {value:6.1f}" for value in rmse_m)
+            if validate:
+                said += f"   validation {validation_rmse_m[-1]:6.1f}"
+            utils.show_progress("epoch", number, settings["epochs"],
+                                (now - started) / (number - first + 1), f"stage RMSE{said} m   ")
             if signals or now - saved > SAVE_EVERY_S or number == settings["epochs"]:
                 save()
                 saved = now
@@ -331,20 +361,9 @@ def train(patches, settings):
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
-        print()
+        if int(epoch) < settings["epochs"]:
+            print()  # after a line of progress that was to be overwritten
     return int(epoch) >= settings["epochs"]
-
-
-def show_progress(epoch, epochs, rmse_m, validation_rmse_m, left_s):
-    """Print how far a training is: a line that a terminal overwrites, or 20 lines in a log."""
-    stages = " ".join(f"{value:6.1f}" for value in rmse_m)
-    validation = "" if validation_rmse_m is None else f"   validation {validation_rmse_m:6.1f} m"
-    line = (f"epoch {epoch:5d}/{epochs}   stage RMSE {stages} m{validation}   "
-            f"{int(left_s) // 60:3d}:{int(left_s) % 60:02d} left")
-    if sys.stdout.isatty():
-        print(f"\r{line}", end="", flush=True)
-    elif epoch in (1, epochs) or epoch % max(epochs // 20, 1) == 0:
-        print(line, flush=True)
 
 
 def remove_run(run):

@@ -155,6 +155,19 @@ def replacing(path):
             temporary.unlink()
 
 
+def show_progress(what, done, total, seconds_each, text=""):
+    """Print how far a long job is: a line that a terminal overwrites, or 20 lines in a log.
+
+    what: name of a step, of which `done` are done; seconds_each: what one takes; text: more to say.
+    """
+    left_s = int(seconds_each * (total - done))
+    line = f"{what} {done:5d}/{total}   {text}{left_s // 60:3d}:{left_s % 60:02d} left"
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="" if done < total else "\n", flush=True)
+    elif done in (1, total) or done % max(total // 20, 1) == 0:
+        print(line, flush=True)
+
+
 def write_json(path, content):
     """Write `content` to `path` as indented JSON, at once or not at all."""
     with replacing(path) as temporary:
@@ -611,6 +624,25 @@ def enlarge_fields(fields, shape, degrade):
     return up_y @ fields @ up_x.T
 
 
+def linear_weights(coarse, size, degrade):
+    """Matrix (size, coarse): linear interpolation from samples or means of an axis to its cells.
+
+    Between the places of enlargement_weights; beyond the outermost one its value is kept.
+    """
+    if degrade == "area":
+        places = (np.arange(coarse) + 0.5) * size / coarse - 0.5
+    else:
+        places = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
+    return np.stack([np.interp(np.arange(size), places, one) for one in np.eye(coarse)], axis=1)
+
+
+@functools.lru_cache(maxsize=32)
+def smoothing_weights(size, factor, degrade):
+    """Matrix (size, size): an axis of cells reduced by `factor` and brought back linearly."""
+    coarse = coarse_size(size, factor)
+    return linear_weights(coarse, size, degrade) @ reduction_weights(size, coarse, degrade)
+
+
 @functools.lru_cache(maxsize=16)
 def consistency_weights(size, scale, degrade):
     """Matrices (recover, reduce, spread) for an axis of `size` cells, see model.make_consistent.
@@ -629,8 +661,7 @@ def consistency_weights(size, scale, degrade):
     if degrade == "area":
         spread = (reduce > 0).T.astype(float)
     else:
-        places = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
-        linear = np.stack([np.interp(np.arange(size), places, one) for one in np.eye(coarse)], 1)
+        linear = linear_weights(coarse, size, degrade)
         spread = linear @ np.linalg.inv(reduce @ linear)
     return np.linalg.pinv(enlarge), reduce, spread
 

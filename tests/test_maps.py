@@ -99,7 +99,7 @@ def test_a_ramp_stays_a_ramp_and_a_bump_stays_where_it_is(folder):
 
 @pytest.mark.parametrize("size, halo, side", [(100, 5, 30), (41, 3, 20), (20, 5, 20), (3, 5, 30)])
 def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
-    tiles = evaluate.axis_tiles(size, halo, side)
+    tiles = model.axis_tiles(size, halo, side)
     own = np.concatenate([np.arange(size)[part] for part, _ in tiles])
     np.testing.assert_array_equal(own, np.arange(size))
     for part, whole in tiles:
@@ -109,21 +109,26 @@ def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
 
 
 def test_halo_is_the_receptive_field_and_the_splines():
-    settings = {"scale": 8, "kernels": [9, 1, 5]}  # 3 stages of 4 + 0 + 2 cells
-    assert evaluate.tile_sides(settings)[0] == evaluate.SPLINE_HALO + 3
+    settings = {"scale": 8, "kernels": [9, 1, 5], "channels": "thk"}  # 3 stages of 4 + 0 + 2 cells
+    assert model.tile_sides(settings)[0] == model.SPLINE_HALO + 3
+    settings["channels"] = "thk+topg+misfit"
+    assert model.tile_sides(settings)[0] == model.SPLINE_HALO + 7
 
 
-@pytest.mark.parametrize("average_turns", [False, True])
-def test_tiled_is_untiled_and_consistent_whatever_the_weights(folder, monkeypatch, average_turns):
-    write_run(scatter=0.05, average_turns=average_turns)
-    thk, _ = rough(60, 70)
-    _, topg = rough(240, 280, seed=1)
+@pytest.mark.parametrize("average_turns, channels", [
+    (False, "thk+topg"), (True, "thk+topg"), (False, "thk+topg+misfit")])
+def test_tiled_is_untiled_and_consistent_whatever_the_weights(
+        folder, monkeypatch, average_turns, channels):
+    write_run(scatter=0.05, average_turns=average_turns, channels=channels)
+    thk, _ = rough(70, 80)
+    _, topg = rough(280, 320, seed=1)
     save_map("coarse.nc", thk)
     save_map("bed.nc", topg, topg, spacing_m=5000.0)
     whole = downscaled("--run", "made", "--bed", "bed.nc")
-    monkeypatch.setattr(evaluate, "TILE", 1)  # the smallest tiles there can be
+    monkeypatch.setattr(model, "TILE", 1)  # the smallest tiles there can be
     tiled = downscaled("--run", "made", "--bed", "bed.nc")
-    assert 3 * evaluate.tile_sides({"scale": 4, "kernels": [3, 3]})[0] < 60  # more than one
+    sides = model.tile_sides({"scale": 4, "kernels": [3, 3], "channels": channels})
+    assert sides[1] == 3 * sides[0] < 70  # more than one
     for name in ("thk", "topg", "usrf"):
         np.testing.assert_allclose(tiled[name], whole[name], atol=0.01)
     base = downscaled("--run", write_run("plain")["run"], "--bed", "bed.nc")
@@ -140,7 +145,7 @@ def test_tiled_is_untiled_and_consistent_whatever_the_weights(folder, monkeypatc
 def test_stages_that_are_left_out_are_the_first(folder):
     settings = write_run(scatter=0.05)
     layers = evaluate.load_layers(settings)
-    last, changed = evaluate.last_stages(layers, settings, 2)
+    last, changed = model.last_stages(layers, settings, 2)
     assert list(last) == ["stage2"]
     assert (changed["scale"], changed["data"]["degrade"]) == (2, "area")
     thk, topg = rough(12, 12)

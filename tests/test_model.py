@@ -103,10 +103,39 @@ def test_base_by_hand(base, expected):
     convs["conv1"].kernel.assign(np.reshape([0.0, 0.25], (1, 1, 2, 1)))
     convs["conv1"].bias.assign([0.01])
     thk, topg = np.full((1, 3, 3), 1500.0, "f"), np.full((1, 3, 3), -400.0, "f")
-    found = model.run_stage(convs, thk, topg, topg, chosen)
+    found = model.run_stage(convs, thk, topg, topg, None, chosen)
     np.testing.assert_allclose(
         found, expected * 1500 + 4000 * (0.25 * -400 / 2000 + 0.01), rtol=1e-6
     )
+
+
+def test_misfit_by_hand():
+    """A base 80 m too high in one of 4 x 4 coarse cells of 2 x 2: found there, and half-way off."""
+    thk, base = np.full((1, 8, 8), 500.0, "f"), np.full((1, 8, 8), 500.0, "f")
+    base[0, 2:4, 4:6] += [[160, 0], [0, 160]]
+    found = model.stage_misfit(thk, base, 2, {"data": {"degrade": "area"}})[0]
+    # Linear between centres 2 cells apart: 1/4 and 3/4 of the way there on both axes.
+    across = np.array([0, 0.25, 0.75, 0.75, 0.25, 0])
+    np.testing.assert_allclose(found[0:6, 2:8], -80 * np.outer(across, across), atol=1e-4)
+    assert not np.any(found[:, :2])
+
+
+def test_misfit_is_the_last_channel_and_that_of_the_stage_s_own_level():
+    """1 x 1 convolutions that pass the misfit on: the base is mended by it, stage after stage."""
+    chosen = settings(scale=4, channels="thk+topg+misfit", filters=(), kernels=(1,), base="surface",
+                      correction_m=300.0, data={"degrade": "area"})
+    layers = model.build_layers(chosen)
+    for convs in layers.values():
+        convs["conv1"].kernel.assign(np.reshape([0.0, 0, 0, 1], (1, 1, 4, 1)))
+    thk, topg = fields(n=1, levels=3, shape=(16, 24))
+    before = thk
+    for stage, (prediction, factor) in enumerate(
+            zip(model.run_chain(layers, thk, topg, chosen), (4, 2), strict=True), 1):
+        base = model.stage_base(before, topg[:, stage], topg[:, stage - 1], chosen)
+        misfit = model.stage_misfit(before, base, factor, chosen)
+        assert np.abs(misfit).max() > 50
+        np.testing.assert_allclose(prediction, base + misfit, atol=0.01)
+        before = prediction
 
 
 def test_untrained_default_is_the_base_itself():

@@ -96,7 +96,7 @@ def numbered_patches(rows, columns, side=8):
 
 
 DRAW = {"seed": 1, "scale": 4, "channels": "thk+topg", "base": "bicubic", "augment": True,
-        "spacings": [1], "data": {"degrade": "area"}}
+        "spacings": [1], "thinned": 0.0, "data": {"degrade": "area"}}
 
 
 def test_patches_are_drawn_from_seed_and_epoch_alone():
@@ -174,6 +174,43 @@ def test_patches_of_twice_the_spacing_are_means_of_four_cells_of_the_training_pa
         assert (place[:, 2] == 2).sum() == len(wide)
 
 
+def test_thinner_ice_by_hand():
+    """From 1000 m of ice a part is taken everywhere; what floats then has gone, the bed is up."""
+    thk = np.full((400, 1, 4), [1000, 500, 0, 300], np.float32)
+    topg = np.full((400, 1, 4), [0, 100, -50, -250], np.float32)
+    before = thk.copy(), topg.copy()
+    found, bed = train.make_thinner([thk, topg], 0.4, np.random.default_rng(0))
+    np.testing.assert_array_equal((thk, topg), before)
+    thinned = (found != thk).any(axis=(1, 2))
+    assert 0.3 < thinned.mean() < 0.5
+    np.testing.assert_array_equal(found[~thinned], thk[~thinned])
+    np.testing.assert_array_equal(bed[~thinned], topg[~thinned])
+    found, bed = found[thinned, 0], bed[thinned, 0]
+    size = (bed[:, 1] - bed[:, 0]) / 100  # 100 m before
+    assert 0.25 <= size.min() < 0.4 and 0.9 < size.max() <= 1
+    rise, taken = bed[:, 0] / size, 1000 - found[:, 0] / size
+    assert 0 <= taken.min() < 100 and 900 < taken.max() <= 1000
+    assert (rise >= 0).all() and (rise <= 1.2 * taken + 0.01).all()
+    np.testing.assert_allclose(bed, size[:, None] * (topg[0] + rise[:, None]), atol=0.01)
+    np.testing.assert_allclose(found[:, 1], size * np.maximum(500 - taken, 0), atol=0.01)
+    assert not found[:, 2].any()
+    left = np.maximum(300 - taken, 0)
+    afloat = left * 917 / 1027.5 < 250 - rise
+    assert 20 < afloat.sum() < len(found) - 5
+    np.testing.assert_allclose(found[:, 3], np.where(afloat, 0, size * left), atol=0.01)
+
+
+def test_thinning_reaches_the_drawn_patches_and_their_levels():
+    patches, numbers = numbered_patches(3, 4), np.arange(12)
+    places = train.find_places(patches, numbers, DRAW)
+    plain = train.draw_patches(patches, numbers, places, DRAW, 5)
+    thk, topg = train.draw_patches(patches, numbers, places, DRAW | {"thinned": 0.5}, 5)
+    changed = (thk != plain[0]).any(axis=(1, 2, 3))
+    assert 0 < changed.sum() < 12
+    assert (thk[:, -1] <= plain[0][:, -1] + 1e-3).all() and not np.array_equal(topg, plain[1])
+    np.testing.assert_allclose(thk, utils.make_levels(thk[:, -1], 4, "area"), rtol=1e-5, atol=1e-3)
+
+
 # ---------------------------------------------------------------- the step and the epoch
 
 
@@ -215,7 +252,7 @@ def test_one_step_is_an_adam_step_of_each_stage_on_its_own_mse():
         weights = [weight for conv in convs.values() for weight in conv.trainable_variables]
         with tf.GradientTape() as tape:
             prediction = model.run_stage(
-                convs, before, topg[:, stage], topg[:, stage - 1], settings
+                convs, before, topg[:, stage], topg[:, stage - 1], None, settings
             )
             loss = tf.reduce_mean(tf.square((prediction - thk[:, stage]) / 3000))
         assert mse[stage - 1] == pytest.approx(float(loss) * 3000**2, rel=1e-5)

@@ -356,3 +356,15 @@ def test_reference_figures_of_bedmachine(real_grid, scale, mse, rmse_m, surface_
     assert found["rmse_m"] == pytest.approx(rmse_m, rel=0.01)
     base = utils.thickness(utils.surface(np.maximum(thk0, 0), topg0), topg)
     assert utils.rmse_m(base, thk) == pytest.approx(surface_rmse_m, rel=0.01)
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_progress_says_how_long_it_will_take(capsys):
+    for done in range(1, 101):
+        utils.show_progress("tile", done, 100, 2.5, "here   ")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21  # in a log, the first and every twentieth
+    assert lines[0] == "tile     1/100   here     4:07 left"
+    assert lines[-1] == "tile   100/100   here     0:00 left"
