@@ -873,15 +873,24 @@ def downscale_map(run, map_file, bed_file, scale, output, record=-1, show=False)
 
 
 def model_scores(run):
-    """The scores of a run on its test patches, as a line; says so where it has none here."""
-    path = utils.RESULTS / run / "metrics.json"
-    if not path.exists():
-        return "not evaluated here"
-    metrics = utils.read_json(path, f"python evaluate.py --run {run}")
-    errors = ", ".join(f"{METHODS[method][0]} {metrics['test'][method]['rmse_m']:.1f} m"
-                       for method in METHODS if metrics["test"][method])
-    return (f"RMSE on {metrics['n_test']} test patches of {metrics['source']} ({metrics['scale']}x,"
-            f" {metrics['degrade']} reduction, {metrics['split']} split): {errors}")
+    """The scores of a run in results/<run>/, test patches and hindcasts, as one text for a file."""
+    folder, said = utils.RESULTS / run, []
+    for path in [folder / "metrics.json", *sorted(folder.glob("hindcast_*.json"))]:
+        if not path.exists():
+            continue
+        metrics = utils.read_json(path, f"evaluate the run again: python evaluate.py --run {run}")
+        if "test" in metrics:
+            scores = metrics["test"]
+            what = (f"{metrics['n_test']} test patches of {metrics['source']}, {metrics['scale']}x,"
+                    f" {metrics['degrade']} reduction, {metrics['split']} split")
+        else:
+            scores = metrics["all"]
+            what = (f"{metrics['map']}, whole, from {metrics['from_km']:g} to "
+                    f"{metrics['to_km']:g} km")
+        errors = ", ".join(f"{name} {scores[method]['rmse_m']:.1f} m"
+                           for method, (name, _) in METHODS.items() if scores.get(method))
+        said.append(f"RMSE on {what}: {errors}")
+    return "; ".join(said) or "not evaluated here"
 
 
 def hindcast(run, map_file, scale=None, record=-1, show=False):

@@ -397,6 +397,9 @@ def test_hindcast_scores_by_hand(folder, capsys):
     assert metrics["checks"]["model"]["consistency_m"] < 0.01
     assert metrics["checks"]["model"]["least_thk_m"] >= 0
     assert metrics["checks"]["bicubic"]["consistency_m"] > 1
+    rmse_m = metrics["all"]["bicubic"]["rmse_m"]
+    assert evaluate.model_scores("made").startswith(
+        f"RMSE on coarse.nc, whole, from 20 to 5 km: bicubic {rmse_m:.1f} m, surface base ")
     # The window of this run ends at 20 km: cells 8 to 11 in x; y begins at 100 km.
     assert metrics["by_place"]["training window"]["n_cells"] == 0
     assert metrics["by_place"]["elsewhere"]["n_cells"] == near.sum()

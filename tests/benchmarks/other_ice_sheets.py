@@ -1,0 +1,115 @@
+"""What runs are worth on ice sheets that are not Antarctica: made from its map, rebuilt, scored.
+
+    python tests/benchmarks/other_ice_sheets.py MAP.nc RUN [RUN ...]       # about 6 minutes and on
+
+MAP.nc: the 8 km BedMachine grid (another map with thk and topg gives other figures). Four maps are
+made from it, every one with wide ice-free land, which Antarctica has not:
+- thinned: 1000 m less ice on a bed 1000 m higher, ice that would float has calved
+- mountain: 1500 m less on a bed 2000 m higher, then all heights a quarter, as of cells of 1 km
+- flow, land: what an ice-flow model leaves of East Antarctica on its bed risen without the ice,
+  where snow stays above 2300 m
+- flow, icefield: the same on a bed 0.6 times as high, of 1 km cells, after 400 years
+The flow model is the shallow-ice approximation (Mahaffy 1976, doi:10.1029/JC081i006p01059) with the
+rate factor of EISMINT (Huybrechts et al. 1996). Its ice has the surface that its bed makes it have;
+the first two keep the surface of the ice that is gone.
+Printed: RMSE [m] over ice and 8 cells around it; in brackets, over the consistent surface base's.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import evaluate
+import utils
+
+RATE_FACTOR = 1e-16  # Glen's A [Pa-3 a-1]
+MOST_DIFFUSIVE = 3e7  # [m2 a-1], keeps steps from getting tiny over cliffs of the first years
+
+
+def thinned(thk, topg, less_m, rise_m, size=1.0):
+    """thk, topg (y, x) m with less ice on a higher bed, none afloat; all heights times size."""
+    topg = topg + rise_m
+    thk = np.maximum(thk - less_m, 0)
+    thk[(thk < 1) | (utils.RHO_ICE / utils.RHO_SEA * thk < -topg)] = 0
+    return size * thk, size * topg
+
+
+def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
+    """Ice thickness (y, x) m that an ice sheet has after `years` from thk on the bed topg [m].
+
+    Surface mass balance: gradient [a-1] times the height above the snow line, from -4 to most_snow
+    [m a-1]. Explicit steps; ice that floats is taken away.
+    """
+    thk, topg = thk.astype(np.float32), topg.astype(np.float32)
+    factor = 2 * RATE_FACTOR * (utils.RHO_ICE * 9.81) ** 3 / 5
+    time, steps = 0.0, 0
+    while time < years:
+        surface = topg + thk
+        slope_x, slope_y = (np.diff(surface, axis=axis) / spacing_m for axis in (1, 0))
+        along_x, along_y = (slope_x[1:] + slope_x[:-1]) / 2, (slope_y[:, 1:] + slope_y[:, :-1]) / 2
+        corner = (thk[1:, 1:] + thk[:-1, 1:] + thk[1:, :-1] + thk[:-1, :-1]) / 4
+        diffusive = np.minimum(factor * corner**5 * (along_x**2 + along_y**2), MOST_DIFFUSIVE)
+        flux_x = (diffusive[1:] + diffusive[:-1]) / 2 * slope_x[1:-1]
+        flux_y = (diffusive[:, 1:] + diffusive[:, :-1]) / 2 * slope_y[:, 1:-1]
+        step = min(spacing_m**2 / (8 * max(diffusive.max(), 100)), 5.0)
+        change = (np.diff(flux_x, axis=1) + np.diff(flux_y, axis=0)) / spacing_m
+        change += np.clip(gradient * (surface[1:-1, 1:-1] - snowline_m), -4, most_snow)
+        thk[1:-1, 1:-1] = np.maximum(thk[1:-1, 1:-1] + step * change, 0)
+        if steps % 20 == 0:
+            thk[utils.RHO_ICE / utils.RHO_SEA * thk < -topg] = 0
+        time, steps = time + step, steps + 1
+    return np.where(thk < 1, 0, thk)
+
+
+def make_maps(path):
+    """The four maps of a map file: yields name, spacing [m], thk and topg (y, x) m."""
+    found = utils.read_map(path)
+    thk, topg = found["thk"], found["topg"]
+    yield "thinned", 8000.0, *thinned(thk, topg, 1000, 1000)
+    yield "mountain", 1000.0, *thinned(thk, topg, 1500, 2000, 0.25)
+    part = slice(200, 560), slice(400, 760)
+    bare = topg[part] + utils.RHO_ICE / 3300 * thk[part] + 200  # risen as far as mantle lets it
+    less = np.maximum(thk[part] - 800, 0)
+    yield "flow, land", 8000.0, flow(less, bare, 8000.0, 20000, 2300, 0.1, 0.006), bare
+    bare = 0.6 * (bare + 1000)
+    yield ("flow, icefield", 1000.0,
+           flow(0.6 * less, bare, 1000.0, 400, 2000, 1.0, 0.006), bare)
+
+
+def main():
+    if len(sys.argv) < 3:
+        raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
+    runs = sys.argv[2:]
+    evaluate.plot_hindcast = lambda *args: None
+    methods = ("bicubic", "surface", "surface_consistent")
+    print(f"{'':16}{'bicubic':>9}{'surface':>9}{'surf.+c.':>9}"
+          + "".join(f"{run:>17}" for run in runs))
+    for name, spacing_m, thk, topg in make_maps(sys.argv[1]):
+        with tempfile.TemporaryDirectory() as folder:
+            utils.RESULTS = Path(folder)  # scores alone, no files
+            path = Path(folder) / f"{name.replace(', ', '_')}.nc"
+            axes = [spacing_m * np.arange(n) for n in thk.shape]
+            utils.write_netcdf(path, dict(zip("yx", thk.shape, strict=True)), {
+                "y": (("y",), axes[0], {"units": "m"}), "x": (("x",), axes[1], {"units": "m"}),
+                "thk": (("y", "x"), thk.astype(np.float32), {"units": "m"}),
+                "topg": (("y", "x"), topg.astype(np.float32), {"units": "m"})}, {})
+            line = ""
+            for run in runs:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    every = evaluate.hindcast(run, path)["all"]
+                rmse_m = {method: scores["rmse_m"] for method, scores in every.items()
+                          if method != "n_cells"}
+                share = rmse_m["model"] / rmse_m["surface_consistent"]
+                line += f"{rmse_m['model']:9.1f} ({share:.3f})"
+        print(f"{name:16}" + "".join(f"{rmse_m[method]:9.1f}" for method in methods) + line,
+              flush=True)
+
+
+if __name__ == "__main__":
+    utils.run_script(main)
