@@ -1065,13 +1065,14 @@ def plot_map(path, title, x, y, panels, outline, limit, worst, made, show):
     n, tall = len(panels), len(y) / len(x)
     figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
                                 height_ratios=(tall, 1))
-    figure.suptitle(title, fontsize=11)
+    lines_are = "ice edge black" + (", grounding line orange" if topg is not None else "")
+    figure.suptitle(f"{title}\n{lines_are}, zoom red", fontsize=11)
     images = {}
     for axes, (rows, columns), what in zip(grid, views, ("", ", zoom"), strict=True):
         extent = km_extent(x[columns], y[rows])
         for panel, (name, field, kind) in zip(axes, panels, strict=True):
-            images[kind] = draw_panel(panel, field[rows, columns], extent, name + what,
-                                      *styles[kind])
+            heading = name.split(",")[0] + what if what else name  # its RMSE is of the whole map
+            images[kind] = draw_panel(panel, field[rows, columns], extent, heading, *styles[kind])
             for cells, colour in lines:
                 if 0 < cells[rows, columns].mean() < 1:
                     panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
