@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -91,7 +92,11 @@ def one_line(error):
 
 
 def run_script(main):
-    """Run `main()` as a script: a user's or the disk's errors end in one line and status 2."""
+    """Run `main()` as a script: a user's or the disk's errors end in one line and status 2.
+
+    A kill ends it as Ctrl-C does, so that nothing half-written is left behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except InputError as error:

@@ -1,5 +1,9 @@
 """Maps of every layout, interpolation operators, ice geometry, metrics: against hand values."""
 
+import os
+import signal
+import time
+
 import netCDF4
 import numpy as np
 import pytest
@@ -368,3 +372,17 @@ def test_progress_says_how_long_it_will_take(capsys):
     assert len(lines) == 21  # in a log, the first and every twentieth
     assert lines[0] == "tile     1/100   here     4:07 left"
     assert lines[-1] == "tile   100/100   here     0:00 left"
+
+
+def test_a_kill_leaves_nothing_half_written(folder, capsys):
+    def main():
+        with utils.replacing("fine.nc") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)  # the signal comes first
+
+    with pytest.raises(SystemExit) as stopped:
+        utils.run_script(main)
+    assert stopped.value.code == 130
+    assert "stopped" in capsys.readouterr().err
+    assert not list(folder.iterdir())
