@@ -3,8 +3,8 @@
     python tests/benchmarks/other_ice_sheets.py MAP.nc RUN [RUN ...]       # about 6 minutes and on
 
 MAP.nc: the 8 km BedMachine grid (another map with thk and topg gives other figures). RUN: of one
-scale, which the first columns are of. Four maps are
-made from it, every one with wide ice-free land, which Antarctica has not:
+scale, which the first columns are of. Four maps are made from it, every one with wide ice-free
+land, which Antarctica has not:
 - thinned: 1000 m less ice on a bed 1000 m higher, ice that would float has calved
 - mountain: 1500 m less on a bed 2000 m higher, then all heights a quarter, as of cells of 1 km
 - flow, land: what an ice-flow model leaves of East Antarctica on its bed risen without the ice,
