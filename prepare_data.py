@@ -10,15 +10,17 @@ the scale and brought back to 41 x 41 by a cubic spline: the input. Each level a
 fine; the last is the map itself: the label.
 """
 
+import http.client
 import math
 import os
-import re
-import socket
+import shutil
 import tempfile
-import time
+import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import scipy.ndimage
 from sklearn.model_selection import train_test_split
@@ -39,6 +41,35 @@ ALBMAP_CITATION = (
 )
 DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 # -----------------------------------------------------------------------------------------------
+
+# Antarctic polar stereographic, and how far from the pole its maps reach [m].
+EPSG_3031 = {
+    "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
+    "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
+    "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
+    "epsg_code": "EPSG:3031",
+}
+ANTARCTIC_EXTENT = 3333e3
+
+# What decides the numbers in a file of patches: `data` in the settings of a run.
+DATA_KEYS = {
+    "source": "name of the map file",
+    "source_sha256": "its checksum, by which a run knows it again; empty for the synthetic sheet",
+    "source_title": "its title",
+    "citation": "how it wants to be cited",
+    "record": "which record of its time axis; -1 where it has only one",
+    "synthetic": "whether it is the synthetic ice sheet, no real place",
+    "degrade": "how it was reduced: bicubic (point samples) | area (cell means)",
+    "split_method": "how test patches were chosen: random | block",
+    "fold": "of a cross-validation: which fold of how many, 2 5; empty without",
+    "test_size": "share of the patches held out",
+    "seed": "of the split",
+    "window": "x0 x1 y0 y1 [m] of the part of the map that was cut into patches",
+    "spacing_m": "side of a cell [m]",
+    "thk_max_m": "largest thickness in the window [m]: divides the error MSE / max2",
+    "thk_norm_m": "largest thickness in the training patches [m]: scales the network's channels",
+    "topg_norm_m": "largest height or depth of the bed in them [m]: the same; 0 without a bed",
+}  # and crs: attributes of the map's grid mapping
 
 
 # ---------------------------------------------------------------- a synthetic ice sheet
@@ -96,13 +127,11 @@ def synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     usrf[(inland < np.minimum(-70e3 - 110e3 * front, 0)) & (topg < 0)] = 0  # open ocean
 
     topg = np.maximum(topg, usrf - 4500)
-    thk = utils.thickness(usrf, topg) * (usrf > 0)
+    thk = utils.ice_thickness(usrf, topg) * (usrf > 0)
     thk[thk < 1] = 0
-    thk, topg = thk.astype(np.float32), topg.astype(np.float32)
-    return {"x": x, "y": y, "thk": thk, "topg": topg, "usrf": None, "crs": {}, "sha256": "",
-            "name": f"synthetic ice sheet, seed {seed}", "citation": "", "synthetic": True,
-            "title": "SYNTHETIC ice sheet made by prepare_data.py, no real place",
-            "n_missing_thk": 0, "n_negative_thk": 0}
+    return utils.make_map(
+        x, y, thk, topg.astype(np.float32), name=f"synthetic ice sheet, seed {seed}",
+        title="SYNTHETIC ice sheet made by prepare_data.py, no real place", synthetic=True)
 
 
 # ---------------------------------------------------------------- ALBMAP v1, when the user asks
@@ -119,43 +148,42 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
         print(f"{path} is there already")
         check_albmap(path)
         return path
-    from keras.utils import get_file  # slow to import, so only here
-
     print(f"downloading {url}\n  {ALBMAP_CITATION}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    socket.setdefaulttimeout(timeout_s)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".download", dir=folder) as scratch:
-            archive = get_file("albmap.zip", url, cache_dir=scratch, cache_subdir="")
+    with tempfile.TemporaryDirectory(prefix=".download", dir=folder) as scratch:
+        archive, found = Path(scratch) / "albmap.zip", Path(scratch) / path.name
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as answer, \
+                    open(archive, "wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (OSError, http.client.HTTPException) as error:  # all that a network can do
+            raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, "
+                             "or fetch it with a browser, unzip it and give it with --input"
+                             ) from None
+        try:
             with zipfile.ZipFile(archive) as zipped:
                 members = [name for name in zipped.namelist() if name.endswith(".nc")]
                 if len(members) != 1:
                     raise InputError(f"{url}: expected one .nc file in it, found {members}")
-                zipped.extract(members[0], scratch)
-            check_albmap(Path(scratch) / members[0])
-            os.replace(Path(scratch) / members[0], path)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{url}: not a zip archive ({error}); try again later") from None
-    except InputError:
-        raise
-    except Exception as error:  # get_file raises plain Exception for everything the network can do
-        raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, or "
-                         "fetch it with a browser, unzip it and give it with --input") from None
-    finally:
-        socket.setdefaulttimeout(None)
+                with zipped.open(members[0]) as packed, open(found, "wb") as file:
+                    shutil.copyfileobj(packed, file)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise InputError(f"{url}: not a zip archive ({error}); try again later") from None
+        check_albmap(found)
+        os.replace(found, path)
     print(f"saved {path}")
     return path
 
 
 def check_albmap(path):
     """Raise InputError unless `path` is a map of all Antarctica with plausible values."""
-    found = utils.read_map(path)
-    if found["topg"] is None:
+    ice_map = utils.read_map(path)
+    thk, topg = ice_map["thk"], ice_map["topg"]
+    if topg is None:
         raise InputError(f"{path}: no bed topography; expected ALBMAP v1: delete it, try again")
-    low, high = np.nanmin(found["topg"]), np.nanmax(found["topg"])
-    deepest = found["thk"].max()
-    if found["thk"].size < 1000**2 or not 3000 < deepest < 6000 or low < -12000 or high > 6000:
-        raise InputError(f"{path}: {found['thk'].shape} cells, thickness to {deepest:.0f} m, bed "
+    low, high = np.nanmin(topg), np.nanmax(topg)
+    if thk.size < 1000**2 or not 3000 < thk.max() < 6000 or low < -12000 or high > 6000:
+        raise InputError(f"{path}: {thk.shape} cells, thickness to {thk.max():.0f} m, bed "
                          f"{low:.0f} to {high:.0f} m; expected ALBMAP v1 (about 1200 x 1200, 4000 "
                          "to 5000 m, -8000 to 5000 m): delete it, try again")
 
@@ -163,27 +191,27 @@ def check_albmap(path):
 # ---------------------------------------------------------------- window, patches, split
 
 
-def window_slices(found, window, side):
+def window_slices(ice_map, window, side):
     """Slices (y, x) of the cells of a map in `window` (x0, x1, y0, y1, m), cut to whole patches.
 
     The window starts at the cell nearest to its lower left corner; cells beyond the last whole
     patch of side x side cells are left out. Raises InputError where it leaves the map or holds no
     patch.
     """
-    slices = []
+    slices, spacing_m = [], ice_map["spacing_m"]
+    reach = (f"{ice_map['name']} reaches from x {ice_map['x'][0]:.0f} to {ice_map['x'][-1]:.0f} "
+             f"and y {ice_map['y'][0]:.0f} to {ice_map['y'][-1]:.0f} m")
     for name, low, high in (("y", *window[2:]), ("x", *window[:2])):
-        axis = found[name]
-        spacing = axis[1] - axis[0]
-        cells = int((high - low) // spacing) + 1
+        axis = ice_map[name]
+        # A thousandth of a cell to spare: spacings such as 1000/3 m are not exact.
+        cells = math.floor((high - low) / spacing_m + 1e-3) + 1
         start = int(np.argmin(np.abs(axis - low)))
-        extent = (f"{found['name']} reaches from x {found['x'][0]:.0f} to {found['x'][-1]:.0f} and "
-                  f"y {found['y'][0]:.0f} to {found['y'][-1]:.0f} m")
-        if low < axis[0] - spacing / 2 or start + cells > len(axis):
+        if low < axis[0] - spacing_m / 2 or start + cells > len(axis):
             raise InputError(f"window {name} {low:.0f} to {high:.0f} m lies outside the map: "
-                             f"{extent}; choose --window X0 X1 Y0 Y1 inside")
+                             f"{reach}; choose --window X0 X1 Y0 Y1 inside")
         if cells < side:
             raise InputError(f"window {name} {low:.0f} to {high:.0f} m is {max(cells, 0)} cells of "
-                             f"{spacing:.0f} m, smaller than a patch of {side}; {extent}")
+                             f"{spacing_m:.0f} m, smaller than a patch of {side}; {reach}")
         slices.append(slice(start, start + cells // side * side))
     return tuple(slices)
 
@@ -192,6 +220,14 @@ def cut_patches(field, side=PATCH["bicubic"]):
     """Cut a field (y, x) into patches (patch, side, side), row by row from the first row up."""
     rows, columns = (n // side for n in field.shape)
     return field.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
+
+
+def assemble(fields, patches):
+    """Put fields of all patches (patch, y, x) together to the window (y, x): undo cut_patches."""
+    rows, columns = patches["row"].max() + 1, patches["column"].max() + 1
+    side = fields.shape[1]
+    fields = fields.reshape(rows, columns, side, side).swapaxes(1, 2)
+    return fields.reshape(rows * side, columns * side)
 
 
 def block_numbers(rows, columns):
@@ -204,34 +240,39 @@ def block_numbers(rows, columns):
     return (block_y[:, None] * n_x + block_x).ravel()
 
 
-def split_patches(rows, columns, method, test_size, seed):
+def split_patches(rows, columns, split_method, test_size, seed, fold=()):
     """Split a grid of rows x columns patches: (patch,) int8, values as in utils.SPLITS.
 
     random: scikit-learn's train_test_split. A test patch then lies among training patches whose ice
-    and bed continue into it, so the score is too good for a new region. block: whole blocks of
-    neighbouring patches are held out, and a gap of one patch around them is used for nothing.
-    "fold 2 of 5": block with a fifth of the blocks held out, the second; each block is in one fold.
+    and bed continue into it, so the score is too good for a new region.
+    block: whole blocks of neighbouring patches are held out, and a gap of one patch around them is
+    used for nothing. Here a block of 2 x 3 patches (T) in a corner, its gap (.), training (x):
+        x x x x x x
+        . . . . x x
+        T T T . x x
+        T T T . x x
+    fold: (2, 5) holds out the second fifth of the blocks; each block is in one fold.
     A tenth of the training patches, drawn at random, is kept for validation.
     """
     n = rows * columns
     if n < 10:
         raise InputError(f"the window holds {n} patches; a split needs at least 10")
-    if method == "random":
+    if split_method == "random":
         n_test = min(math.ceil(test_size * n), n - 1)  # scikit-learn's own rule, short of all
         test = train_test_split(np.arange(n), test_size=n_test, random_state=seed)[1]
         gap = np.zeros(n, bool)
     else:
         block = block_numbers(rows, columns)
         order = np.random.default_rng(seed).permutation(block.max() + 1)
-        if method == "block":
-            held_out = np.cumsum(np.bincount(block)[order])
-            chosen = order[:1 + int(np.argmin(np.abs(held_out - test_size * n)))]
-        else:
-            fold, folds = (int(word) for word in method.split()[1::2])
+        if len(fold):
+            number, folds = fold
             if folds > len(order):
                 raise InputError(f"{folds} folds of {len(order)} blocks of patches: ask for at "
                                  f"most {len(order)}, or edit BLOCK in prepare_data.py")
-            chosen = order[fold - 1::folds]
+            chosen = order[number - 1::folds]
+        else:
+            held_out = np.cumsum(np.bincount(block)[order])
+            chosen = order[:1 + int(np.argmin(np.abs(held_out - test_size * n)))]
         is_test = np.isin(block, chosen)
         grown = scipy.ndimage.binary_dilation(is_test.reshape(rows, columns), np.ones((3, 3)))
         test, gap = np.flatnonzero(is_test), grown.ravel() & ~is_test
@@ -240,151 +281,232 @@ def split_patches(rows, columns, method, test_size, seed):
     split[test] = utils.SPLITS.index("test")
     train = np.flatnonzero(split == utils.SPLITS.index("train"))
     if len(train) < 4 or len(test) == 0:
-        raise InputError(f"{method} split of {rows} x {columns} patches leaves {len(train)} for "
-                         f"training and {len(test)} for test, at least 4 and 1 are needed; choose "
-                         "another --test-size or a larger --window")
+        raise InputError(f"{split_method} split of {rows} x {columns} patches leaves {len(train)} "
+                         f"for training and {len(test)} for test, at least 4 and 1 are needed; "
+                         "choose another --test-size or a larger --window")
     validation = train_test_split(train, test_size=VALIDATION_SIZE, random_state=seed)[1]
     split[validation] = utils.SPLITS.index("validation")
     return split
 
 
-# ---------------------------------------------------------------- from map to patch file
+def split_text(data):
+    """The split of patches for a reader: "block split, fold 2 of 5"; data: see DATA_KEYS."""
+    return f"{data['split_method']} split" + (
+        ", fold {} of {}".format(*data["fold"]) if data["fold"] else "")
 
 
-def prepare(scale, found, degrade="bicubic", split="random", test_size=TEST_SIZE, seed=0,
-            window=WINDOW, output=None):
-    """Make the patches of a map (see utils.read_map) and write them to `output`; returns its path.
+def in_split(patches, *names):
+    """Numbers of the patches in the given splits ("train", "validation", ...), ascending."""
+    return np.flatnonzero(np.isin(patches["split"], [utils.SPLITS.index(name) for name in names]))
 
-    output: data/patches_x<scale>.nc unless given. Raises InputError where the window, the bed or
-    the thickness will not do. Prints what it made.
+
+# ---------------------------------------------------------------- from map to patches
+
+
+def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_size=TEST_SIZE,
+                 seed=0, window=WINDOW):
+    """Cut a map (see utils.read_map) into patches at every level of the chain: a dict.
+
+    thk, topg       (patch, level, y, x) float32 [m]; topg None where the map has no bed
+    x, y            (patch, x or y) [m]
+    row, column     (patch,) int: place of the patch in the window, from the lower left
+    split           (patch,) int8: see utils.SPLITS
+    scale           of the chain
+    data            what decides the numbers, see DATA_KEYS
+    Raises InputError where the window, the bed or the thickness will not do.
     """
-    output = Path(output or utils.DATA / f"patches_x{scale}.nc")
     side = PATCH[degrade]
-    cells = window_slices(found, window, side)
-    x, y = found["x"][cells[1]], found["y"][cells[0]]
-    thk = found["thk"][cells]
-    topg = None if found["topg"] is None else found["topg"][cells]
+    cells = window_slices(ice_map, window, side)
+    x, y = ice_map["x"][cells[1]], ice_map["y"][cells[0]]
+    thk = ice_map["thk"][cells]
+    topg = None if ice_map["topg"] is None else ice_map["topg"][cells]
     if topg is not None and np.isnan(topg).any():
-        raise InputError(f"{found['name']}: the bed (topg) is missing in {np.isnan(topg).sum()} "
+        raise InputError(f"{ice_map['name']}: the bed (topg) is missing in {np.isnan(topg).sum()} "
                          "cells of the window; fill them, choose a --window without them, or leave "
                          "topg out of the file")
     if thk.max() <= 0:
-        raise InputError(f"{found['name']}: no ice in the window (thickness is zero everywhere); "
+        raise InputError(f"{ice_map['name']}: no ice in the window (thickness is zero everywhere); "
                          "choose another --window")
-
     rows, columns = len(y) // side, len(x) // side
-    parts = split_patches(rows, columns, split, test_size, seed)
-    thk, topg = (None if field is None else cut_patches(field, side) for field in (thk, topg))
-    attributes = {
-        "Conventions": "CF-1.8",
-        "title": ("SYNTHETIC i" if found["synthetic"] else "I") + "ce-sheet patches for SRCNN",
-        "history": f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} prepare_data.py",
-        "versions": str(utils.versions()), "synthetic": "yes" if found["synthetic"] else "no",
-        "source": found["name"], "source_sha256": found["sha256"], "source_title": found["title"],
-        "citation": found["citation"], "scale": np.int32(scale), "degrade": degrade,
-        "split": split, "test_size": test_size, "seed": np.int32(seed),
-        "window": np.array(window, np.float64), "spacing_m": float(x[1] - x[0]),
-        "thk_max_m": float(thk.max()),
-        "thk_max_m_comment": "of the window; divides the error MSE / max2, as in the original",
-        **norms(thk, topg, parts),
-        "norm_comment": "maxima of |thk| and |topg| of training patches; scale network channels",
-    }
-    write_patches(output, x, y, thk, topg, parts, found["crs"], attributes)
-    report(output, found, (len(y), len(x)), utils.read_patches(output))
-    return output
+    row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
+    patches = {
+        "thk": utils.make_levels(cut_patches(thk, side), scale, degrade),
+        "topg": (None if topg is None else
+                 utils.make_levels(cut_patches(topg, side), scale, degrade)),
+        "x": x.reshape(-1, side)[column], "y": y.reshape(-1, side)[row], "row": row,
+        "column": column, "scale": scale,
+        "data": {
+            "source": ice_map["name"], "source_sha256": ice_map["sha256"],
+            "source_title": ice_map["title"], "citation": ice_map["citation"],
+            "record": -1 if ice_map["record"] is None else ice_map["record"],
+            "synthetic": ice_map["synthetic"], "degrade": degrade, "split_method": split_method,
+            "test_size": test_size, "seed": seed, "window": [float(edge) for edge in window],
+            "spacing_m": ice_map["spacing_m"], "thk_max_m": float(thk.max()),
+            "crs": ice_map["crs"]}}
+    return split_anew(patches, split_method)
 
 
-def norms(thk, topg, parts):
-    """What scales the network's channels [m], from patches (patch, y, x) that are learnt from."""
-    learnt = parts <= utils.SPLITS.index("validation")  # must not know the test patches
-    return {"thk_norm_m": float(thk[learnt].max()),
-            "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt]).max())}
+def split_anew(patches, split_method, fold=()):
+    """The same patches under a split, with what follows from it: `split` and the norms in `data`.
 
-
-def resplit(patches, split):
-    """The same patches (see utils.read_patches) under another split, with the constants of it."""
-    attrs = dict(patches["attrs"], split=split)
-    parts = split_patches(patches["row"].max() + 1, patches["column"].max() + 1, split,
-                          attrs["test_size"], attrs["seed"])
-    topg = None if patches["topg"] is None else patches["topg"][:, -1]
-    return dict(patches, split=parts, attrs=attrs | norms(patches["thk"][:, -1], topg, parts))
-
-
-def write_patches(path, x, y, thk, topg, parts, crs, attributes):
-    """Write the patches of a window, at every level, to a NetCDF file that describes itself.
-
-    x, y: axes of the window [m]; thk, topg: (patch, y, x) m, topg may be None; parts: their split;
-    crs: attributes of the grid mapping, {} if unknown; attributes: global ones, with scale, degrade
-    and spacing_m.
+    The norms must not know the test patches.
     """
-    scale, side = int(attributes["scale"]), thk.shape[1]
-    columns = len(x) // side
-    row, column = np.divmod(np.arange(len(parts), dtype=np.int32), columns)
-    levels = np.arange(scale.bit_length(), dtype=np.int32)
-    spacing_m = attributes["spacing_m"] * scale / 2.0**levels
+    data = patches["data"]
+    split = split_patches(patches["row"].max() + 1, patches["column"].max() + 1, split_method,
+                          data["test_size"], data["seed"], fold)
+    learnt = split <= utils.SPLITS.index("validation")
+    thk, topg = patches["thk"][learnt, -1], patches["topg"]
+    return patches | {"split": split, "data": data | {
+        "split_method": split_method, "fold": list(fold), "thk_norm_m": float(thk.max()),
+        "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt, -1]).max())}}
+
+
+def write_patches(path, patches):
+    """Write patches (see make_patches) to a NetCDF file that describes itself, at once or not at
+    all.
+    """
+    scale, data = patches["scale"], patches["data"]
+    crs, levels = data["crs"], np.arange(scale.bit_length(), dtype=np.int32)
     flags = {"flag_values": np.arange(len(utils.SPLITS), dtype=np.int8),
              "flag_meanings": " ".join(utils.SPLITS)}
-    variables = {
-        "level": (("level",), levels, {"long_name": "level: 0 the input, the last the label"}),
-        "spacing": (("level",), spacing_m, {"units": "m", "long_name": "nominal spacing"}),
-        "x": (("patch", "x"), x.reshape(-1, side)[column],
-              {"units": "m", "standard_name": "projection_x_coordinate"}),
-        "y": (("patch", "y"), y.reshape(-1, side)[row],
-              {"units": "m", "standard_name": "projection_y_coordinate"}),
-        "row": (("patch",), row, {"long_name": "row of the patch, from the lowest y"}),
-        "column": (("patch",), column, {"long_name": "column of the patch, from the lowest x"}),
-        "split": (("patch",), parts, {"long_name": "what the patch is used for", **flags}),
-    }
+    field = ("patch", "level", "y", "x")
     mapping = {"grid_mapping": "crs"} if crs else {}
-    for name, field, standard_name in (("thk", thk, "land_ice_thickness"),
-                                       ("topg", topg, "bedrock_altitude")):
-        if field is not None:
-            values = utils.make_levels(field, scale, attributes["degrade"])
-            variables[name] = (("patch", "level", "y", "x"), values,
-                               {"units": "m", "standard_name": standard_name, **mapping})
+    variables = {  # name: dimensions, values, attributes
+        "level": (("level",), levels, {"long_name": "level: 0 the input, the last the label"}),
+        "spacing": (("level",), data["spacing_m"] * scale / 2.0**levels,
+                    {"units": "m", "long_name": "nominal spacing"}),
+        "x": (("patch", "x"), patches["x"], {"units": "m", "standard_name":
+                                             utils.STANDARD_NAMES["x"]}),
+        "y": (("patch", "y"), patches["y"], {"units": "m", "standard_name":
+                                             utils.STANDARD_NAMES["y"]}),
+        "row": (("patch",), patches["row"], {"long_name": "row of the patch, from the lowest y"}),
+        "column": (("patch",), patches["column"],
+                   {"long_name": "column of the patch, from the lowest x"}),
+        "split": (("patch",), patches["split"],
+                  {"long_name": "what the patch is used for", **flags})}
+    for name in ("thk", "topg"):
+        if patches[name] is not None:
+            variables[name] = (field, patches[name], {
+                "units": "m", "standard_name": utils.STANDARD_NAMES[name], **mapping})
     if crs:
         variables["crs"] = ((), np.int32(0), crs)
-    sizes = {"patch": len(parts), "level": len(levels), "y": side, "x": side}
-    utils.write_netcdf(path, sizes, variables, attributes)
+    sizes = dict(zip(field, patches["thk"].shape, strict=True))
+    with utils.replacing(path) as temporary, utils.writing(path), \
+            netCDF4.Dataset(temporary, "w") as ds:
+        ds.setncatts({
+            "Conventions": "CF-1.8",
+            "title": ("SYNTHETIC i" if data["synthetic"] else "I") + "ce-sheet patches for SRCNN",
+            "history": utils.made_now(), "versions": str(utils.versions()),
+            "scale": np.int32(scale), **{key: data[key] for key in DATA_KEYS},
+            "fold": " ".join(map(str, data["fold"])),
+            "synthetic": "yes" if data["synthetic"] else "no"})
+        for name, size in sizes.items():
+            ds.createDimension(name, size)
+        for name, (dims, values, attributes) in variables.items():
+            packed = {"zlib": True, "complevel": 4} if len(dims) > 1 else {}
+            ds.createVariable(name, values.dtype, dims, **packed)[...] = values
+            ds[name].setncatts(attributes)
 
 
-def report(path, found, shape, patches):
-    """Print what prepare() made: source, window, patches, split, bicubic error at each level."""
-    attrs = patches["attrs"]
-    if found["synthetic"]:
+def read_patches(path):
+    """Read a file that prepare_data.py wrote: patches as of make_patches.
+
+    Raises InputError where it is missing or something else.
+    """
+    with utils.open_netcdf(path) as ds:
+        try:
+            patches = {name: np.ma.filled(ds.variables[name][...])
+                       for name in ("thk", "x", "y", "split", "row", "column")}
+            patches["topg"] = np.ma.filled(ds["topg"][...]) if "topg" in ds.variables else None
+            patches["scale"] = int(ds.getncattr("scale"))
+            data = {key: np.asarray(ds.getncattr(key)).tolist() for key in DATA_KEYS}
+        except (KeyError, AttributeError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: not a file of patches that this prepare_data.py wrote, or truncated "
+                f"({utils.one_line(error)}); make it anew with prepare_data.py") from None
+        data["synthetic"] = data["synthetic"] == "yes"
+        data["fold"] = [int(number) for number in data["fold"].split()]
+        return patches | {"data": data | {"crs": utils.read_crs(ds)}}
+
+
+def looks_antarctic(ice_map):
+    """Whether a map that says nothing of its projection fits Antarctica's: around the South Pole.
+
+    Its cells lie within ANTARCTIC_EXTENT of the pole, and there is ice or land at it.
+    """
+    x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
+    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > ANTARCTIC_EXTENT or (
+            x[0] * x[-1] > 0 or y[0] * y[-1] > 0):
+        return False
+    pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
+    return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
+
+
+def print_map_notes(ice_map):
+    """Print what was read of a map that its user should know: record, missing cells."""
+    if ice_map["record_text"]:
+        print(f"{ice_map['name']}: {ice_map['record_text']}")
+    if ice_map["n_missing_thk"]:
+        n_unknown = int(ice_map["unknown"].sum())
+        print(f"{ice_map['name']}: {ice_map['n_missing_thk']} cells have no thickness: {n_unknown} "
+              "of them unknown, the others without ice")
+    if ice_map["n_negative_thk"]:
+        print(f"{ice_map['name']}: {ice_map['n_negative_thk']} cells have negative thickness: zero "
+              "ice")
+
+
+def print_patches(path, patches):
+    """Print what a file of patches holds: source, window, split, bicubic error at each level."""
+    data = patches["data"]
+    if data["synthetic"]:
         print("SYNTHETIC ice sheet: made by formula, no real place; --input MAP.nc for real data")
-    print(f"source   {found['name']}" + (f" ({found['title']})" if found["title"] else ""))
-    if found["n_missing_thk"]:
-        print(f"         {found['n_missing_thk']} cells of the map have no thickness: zero ice")
-    if found["n_negative_thk"]:
-        print(f"         {found['n_negative_thk']} cells have negative thickness: zero ice")
+    print(f"source   {data['source']}" + (f" ({data['source_title']})" if data["source_title"] else
+                                          ""))
     if patches["topg"] is None:
         print("         no bed (topg) in it: train with --channels thk")
-    print(f"window   {shape[1]} x {shape[0]} cells of {attrs['spacing_m'] / 1000:g} km from x "
+    side, scale = patches["x"].shape[1], patches["scale"]
+    columns, rows = (side * (patches[name].max() + 1) for name in ("column", "row"))
+    print(f"window   {columns} x {rows} cells of {data['spacing_m'] / 1000:g} km from x "
           f"{patches['x'].min():.0f} to {patches['x'].max():.0f}, y {patches['y'].min():.0f} to "
-          f"{patches['y'].max():.0f} m; thickness to {attrs['thk_max_m']:.1f} m")
-    counts = ", ".join(f"{len(utils.in_split(patches, name))} {name}" for name in utils.SPLITS
-                       if len(utils.in_split(patches, name)))
-    side = patches["x"].shape[1]
-    print(f"patches  {len(patches['row'])} of {side} x {side}: {counts} ({attrs['split']} split, "
-          f"seed {attrs['seed']})")
-    print(f"\n{attrs['degrade']} reduction        all patches            test patches\n"
-          "level   spacing     MSE/max2    RMSE m      MSE/max2    RMSE m")
-    test = utils.in_split(patches, "test")
+          f"{patches['y'].max():.0f} m; thickness to {data['thk_max_m']:.1f} m")
+    counts = ", ".join(f"{len(in_split(patches, name))} {name}" for name in utils.SPLITS
+                       if len(in_split(patches, name)))
+    print(f"patches  {len(patches['row'])} of {side} x {side}: {counts} ({split_text(data)}, "
+          f"seed {data['seed']})")
+    print(f"\n{data['degrade']} reduction: MSE / max2 and RMSE m of the input and each level\n")
+    rows = [("level", "spacing", "all patches", "", "test patches", "")]
     for level in range(patches["thk"].shape[1] - 1):
-        both = [utils.errors(thk[:, level], thk[:, -1], attrs["thk_max_m"])
-                for thk in (patches["thk"], patches["thk"][test])]
-        print(f"{level:5d} {attrs['spacing_m'] * attrs['scale'] / 2**level / 1000:6g} km" + "".join(
-            f"{error['mse']:13.2e}{error['rmse_m']:10.1f} " for error in both))
+        row = [str(level), f"{data['spacing_m'] * scale / 2**level / 1000:g} km"]
+        for thk in (patches["thk"], patches["thk"][in_split(patches, "test")]):
+            error = utils.errors(thk[:, level], thk[:, -1], data["thk_max_m"], data["spacing_m"])
+            row += [f"{error['mse']:.2e}", f"{error['rmse_m']:.1f}"]
+        rows.append(row)
+    utils.print_table(rows)
     print(f"\nwrote    {path}")
+
+
+def prepare(scale, ice_map, degrade="bicubic", split_method="random", test_size=TEST_SIZE, seed=0,
+            window=WINDOW, output=None):
+    """Make the patches of a map, write them to `output` and print what they are; returns its path.
+
+    output: data/patches_x<scale>.nc unless given. Raises InputError as make_patches does, and where
+    the output is the map itself.
+    """
+    output = Path(utils.DATA / f"patches_x{scale}.nc" if output is None else output)
+    utils.check_output(output, ice_map["path"])
+    print_map_notes(ice_map)
+    patches = make_patches(ice_map, scale, degrade, split_method, test_size, seed, window)
+    write_patches(output, patches)
+    print_patches(output, patches)
+    return output
 
 
 def find_map(input_file=None, download=False, record=-1):
     """The map that the user asked for: a file, ALBMAP from the net, or the synthetic sheet."""
     if download:
-        found = utils.read_map(download_albmap())
-        return dict(found, citation=found["citation"] or ALBMAP_CITATION)
-    if input_file:
+        ice_map = utils.read_map(download_albmap())
+        return ice_map | {"citation": ice_map["citation"] or ALBMAP_CITATION}
+    if input_file is not None:
         return utils.read_map(input_file, record)
     return synthetic_map()
 
@@ -392,63 +514,78 @@ def find_map(input_file=None, download=False, record=-1):
 # ---------------------------------------------------------------- patches of a run
 
 
-def own_patches_path(run):
-    """data/patches_<run>.nc; runs that differ by fold and seed (x8_fold2of5_seed1) share it."""
-    name = re.sub(r"(_fold[0-9]+of[0-9]+)?(_seed[0-9]+)?$", "", run)
-    return utils.DATA / f"patches_{name}.nc"
+def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None, trained=None,
+                 fold=()):
+    """The path and the contents of a run's patches; made first where they are missing.
 
-
-def patches_path(run, scale):
-    """Patches of a run: its own (see own_patches_path) if they exist, else those of the scale."""
-    own = own_patches_path(run)
-    return own if own.exists() else utils.DATA / f"patches_x{scale}.nc"
-
-
-def find_patches(run, scale, input_file=None, trained=None, split=None):
-    """The path and the contents of a run's patches; made first where missing or of another map.
-
-    input_file: the map they have to come from; without it whatever patches are there will do, and
-    where there are none the synthetic ice sheet. trained: settings of the run if it exists, whose
-    patches are made as it was trained on; InputError where this map cannot give them. split: a
-    fold, "fold 2 of 5", for which the patches are shared out anew; else that of the run.
+    They are patches_file; else those that the run was trained on, where it exists; else
+    data/patches_x<scale>.nc. Patches of another map are left alone: those of this one get a file of
+    their own.
+    input_file: the map they have to come from. synthetic: True asks for the synthetic sheet, False
+    refuses it, None takes it where there is nothing else. trained: settings of the run if it
+    exists: its patches are made as it knew them. fold: (2, 5), for which the split is made anew.
+    Raises InputError where there are no such patches and they cannot be made.
     """
-    path = patches_path(run, scale)
-    split = split or (trained["data"]["split"] if trained else "")
+    data = trained["data"] if trained else {"synthetic": synthetic, "fold": fold}
+    if trained and input_file is None and not synthetic:
+        synthetic = data["synthetic"] and not data["source_sha256"]
+    map_sha256 = utils.file_sha256(input_file) if input_file is not None else ""
+    is_given = input_file is not None or bool(synthetic)  # which map it has to be
+    if trained and is_given and map_sha256 != data["source_sha256"]:
+        raise InputError(f"run {run} was trained on {data['source']}, not on "
+                         f"{input_file or 'the synthetic ice sheet'}; give that map with --input, "
+                         "or choose another --run, or --restart")
 
-    def shared_out(patches):
-        return resplit(patches, split) if split.startswith("fold") else patches
+    def usable(path):
+        patches = read_patches(path)
+        if patches["scale"] != scale:
+            raise InputError(f"{path}: made for scale {patches['scale']}, not {scale}; make "
+                             f"others: python prepare_data.py --scale {scale} --output FILE")
+        if is_given and patches["data"]["source_sha256"] != map_sha256:
+            return None
+        if len(data["fold"]):
+            patches = split_anew(patches, "block", data["fold"])
+        if trained and utils.differences(data, patches["data"]):
+            return None
+        return patches
 
-    if path.exists():
-        patches = utils.read_patches(path)
-        if patches["attrs"]["scale"] != scale:
-            raise InputError(f"{path}: made for scale {patches['attrs']['scale']}, not {scale}; "
-                             f"remake it: python prepare_data.py --scale {scale} --output {path}")
-        if input_file is None or utils.file_sha256(input_file) == patches["attrs"]["source_sha256"]:
-            return path, shared_out(patches)
-    found = find_map(input_file)
+    if patches_file is not None:
+        patches = usable(patches_file)
+        if patches is None:
+            raise InputError(f"{patches_file}: not of the map {input_file or ''}, or not what run "
+                             f"{run} was trained on; choose other --patches or --run")
+        return Path(patches_file), patches
+
+    path = Path(trained["patches"]) if trained else utils.DATA / f"patches_x{scale}.nc"
+    own = utils.DATA / (f"patches_{run}.nc" if trained else
+                        f"patches_x{scale}_{map_sha256[:8] or 'synthetic'}.nc")
+    for each in (path, own):
+        patches = usable(each) if each.exists() else None
+        if patches is not None:
+            if patches["data"]["synthetic"] and synthetic is False and not (trained or is_given):
+                raise InputError(f"{each}: patches of the synthetic ice sheet; give --input MAP.nc "
+                                 "or --patches FILE, or --synthetic to train on them")
+            return each, patches
+    if not is_given and (trained or synthetic is False):
+        raise InputError(f"{path}: no patches of {data['source'] if trained else 'a map'} there; "
+                         "give the map with --input MAP.nc, or patches with --patches FILE"
+                         + ("" if trained else ", or ask for the synthetic ice sheet: --synthetic"))
+    made = own if path.exists() else path
+    if made.exists():
+        raise InputError(f"{made}: not the patches that run {run} was trained on: "
+                         + utils.differences_text(utils.differences(
+                             data, read_patches(made)["data"])) + "; move it away")
+    ice_map = find_map(input_file, record=data["record"] if trained else -1)
     wanted = {}
     if trained:
-        data = trained["data"]
-        if data["source_sha256"] != found["sha256"]:
-            raise InputError(f"run {run} was trained on {data['source']}, not on {found['name']}; "
-                             "give that map with --input, or choose another --run, or --restart")
-        wanted = {key: data[key] for key in ("degrade", "test_size", "seed", "window")}
-        wanted["split"] = "block" if split.startswith("fold") else split
-    made, why = path, "is missing"
-    if path.exists():
-        # Runs of the same scale share a file of patches; theirs must stay.
-        made, why = own_patches_path(run), "comes from another map"
+        ice_map |= {"name": data["source"], "citation": data["citation"]}  # whatever it is now
+        wanted = {key: data[key] for key in
+                  ("degrade", "split_method", "test_size", "seed", "window")}
+    why = "comes from another map" if path.exists() else "is missing"
     print(f"{path} {why}: making {made} first (prepare_data.py)\n")
-    prepare(scale, found, output=made, **wanted)
+    prepare(scale, ice_map, output=made, **wanted)
     print()
-    return made, shared_out(utils.read_patches(made))
-
-
-def describe_data(patches):
-    """What decides the numbers in a file of patches: part of a run's settings."""
-    keys = ("source", "source_sha256", "source_title", "citation", "synthetic", "degrade", "split",
-            "test_size", "seed", "window", "spacing_m", "thk_max_m", "thk_norm_m", "topg_norm_m")
-    return {key: np.asarray(patches["attrs"][key]).tolist() for key in keys}
+    return made, usable(made)
 
 
 def main(argv=None):
@@ -466,15 +603,21 @@ def main(argv=None):
     parser.add_argument("--window", type=float, nargs=4, default=WINDOW,
                         metavar=("X0", "X1", "Y0", "Y1"),
                         help="in projected metres (default: the original's 820 x 410 cells)")
-    parser.add_argument("--time", type=int, default=-1, metavar="N", help="record (default: last)")
+    parser.add_argument("--time", type=int, metavar="N",
+                        help="record of --input, from 0 (default: the last)")
     parser.add_argument("--output", metavar="FILE", help="default data/patches_x<scale>.nc")
     args = parser.parse_args(argv)
     if not 0 < args.test_size < 1:
         raise InputError(f"--test-size {args.test_size:g}: expected a share between 0 and 1")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
-    prepare(args.scale, find_map(args.input, args.download, args.time), args.degrade, args.split,
-            args.test_size, args.seed, tuple(args.window), args.output)
+    if args.time is not None and args.input is None:
+        raise InputError("--time: goes with --input MAP.nc")
+    if args.output is not None:  # before a long read
+        utils.check_output(args.output, args.input)
+    ice_map = find_map(args.input, args.download, -1 if args.time is None else args.time)
+    prepare(args.scale, ice_map, args.degrade, args.split, args.test_size, args.seed,
+            tuple(args.window), args.output)
 
 
 if __name__ == "__main__":

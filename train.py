@@ -3,13 +3,13 @@
     python train.py --scale 8                          # synthetic ice sheet: needs nothing else
     python train.py --scale 8 --input MAP.nc           # your map (thk, topg, x, y)
     python train.py --scale 8 --recipe original        # the published recipe, 30000 epochs
-    python train.py --scale 8 --run wide --lr 3e-4     # an experiment beside the default
+    python train.py --patches data/patches_x8.nc --run wide --lr 3e-4    # an experiment beside it
     python train.py --scale 8 --seeds 3                # x8, x8_seed1, x8_seed2: one table
     python train.py --scale 8 --crossval 5             # each block of patches held out once
 
 The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
-Patches come from data/patches_<run>.nc or data/patches_x<scale>.nc; prepare_data.py makes them,
-here too when they are missing. Weights and history.csv go to checkpoints/<run>/, results to
+Patches come from --patches FILE, else from data/patches_x<scale>.nc, which is made from --input
+where it is missing (prepare_data.py). Weights and history.csv go to checkpoints/<run>/, results to
 results/<run>/.
 """
 
@@ -26,34 +26,32 @@ import evaluate
 import model
 import prepare_data
 import utils
+from model import tf  # imported there, where its start-up messages are held back
 from utils import InputError
 
-with utils.quiet_import():
-    import tensorflow as tf
-
 # ---- Settings: edit here -----------------------------------------------------------------------
+# What each key means is said in model.SETTINGS; a value that is a dict is by scale.
 RECIPES = {
     "default": {
-        "base": "surface",          # the convolutions correct: none (they make the map) | bicubic |
-                                    # surface (the ice between the same surface and the finer bed)
-        "consistency": True,        # the map made, reduced again, gives the coarse map back
-        "gradients": "chain",       # a stage's error trains: stage (it) | chain (those before too)
-        "channels": "thk+topg",     # they see: thk | thk+topg | thk+topg+misfit
-        "bed_levels": 2,            # bed at this level (1), and at the level before (2)
-        "filters": [32, 32, 32, 32],  # of every convolution but the last, which has 1
-        "kernels": [3, 3, 3, 3, 3],   # their sizes
-        "correction_m": 300.0,      # metres to one unit of the last convolution (None: thk_norm_m)
-        "weights": "he",            # first weights: he | normal (standard deviation 1e-3)
-        "learning_rate": 1e-3,      # of Adam
+        "base": "surface",          # none | bicubic | surface
+        "consistency": True,
+        "gradients": "chain",       # stage | chain
+        "channels": "thk+topg",     # thk | thk+topg | thk+topg+misfit
+        "bed_levels": 2,            # 1 | 2
+        "filters": [32, 32, 32, 32],
+        "kernels": [3, 3, 3, 3, 3],
+        "correction_m": 300.0,
+        "weights": "he",            # he | normal
+        "learning_rate": 1e-3,
         "adam_epsilon": 1e-7,       # Keras's; TensorFlow 1 had 1e-8
-        "schedule": "cosine",       # constant | cosine (falls to 0 at the last epoch)
-        "epochs": {2: 400, 4: 400, 8: 400, 16: 200},  # a dict: by scale; 16x overfits after that
-        "batch_size": 5,            # patches; the last, smaller batch is kept
-        "augment": True,            # each epoch cuts, flips and turns the training patches anew
-        "spacings": [1],            # and at so many times the spacing of the map, with cell means
-        "thinned": 0.0,             # share of them made like other ice sheets: see make_thinner
-        "average_turns": True,      # evaluation: the mean of all eight flips and turns of the map
-        "validation": True,         # a tenth of the training patches chooses the best epoch
+        "schedule": "cosine",       # constant | cosine
+        "epochs": {2: 400, 4: 400, 8: 400, 16: 200},  # 16x overfits after that
+        "batch_size": 5,
+        "augment": True,
+        "spacings": [1],
+        "thinned": 0.0,
+        "average_turns": True,
+        "validation": True,
     },
     # As published (see README), with the batch, the seed and the number of stages put right.
     "original": {
@@ -64,12 +62,11 @@ RECIPES = {
         "adam_epsilon": 1e-8, "schedule": "constant",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
         "batch_size": 80, "augment": False, "spacings": [1], "thinned": 0.0,
-        "average_turns": False,
-        "validation": False,
+        "average_turns": False, "validation": False,
     },
 }
-# For maps of any spacing and place (see README). An epoch that is best at one is not best at
-# others, so it keeps the last.
+# For whole maps of any spacing and place (see README). The epoch that is best at one spacing is not
+# best at others, so it keeps the last.
 RECIPES["map"] = RECIPES["default"] | {
     "channels": "thk+topg+misfit", "spacings": [1, 2, 3], "thinned": 0.1, "epochs": 600,
     "validation": False}
@@ -77,47 +74,7 @@ SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 # -------------------------------------------------------------------------------------------------
 
 
-def make_settings(args):
-    """The settings of a run: the recipe at this scale, with what the command line changes."""
-    settings = {"run": args.run, "scale": args.scale, "recipe": args.recipe}
-    for key, value in RECIPES[args.recipe].items():
-        settings[key] = value[args.scale] if isinstance(value, dict) else value
-    if args.channels == "thk" and settings["base"] == "surface":
-        settings["base"] = "bicubic"  # the surface base is made of the bed
-    changes = {"base": args.base, "channels": args.channels, "gradients": args.gradients,
-               "consistency": args.consistency, "epochs": args.epochs, "learning_rate": args.lr,
-               "batch_size": args.batch_size}
-    settings.update({key: value for key, value in changes.items() if value is not None})
-    settings["seed"] = args.seed
-    return settings
-
-
-# ---------------------------------------------------------------- the settings of a run that exists
-
-
-def check_same_settings(old, settings):
-    """Raise InputError, naming what differs, where a run exists with other settings.
-
-    A longer or shorter run at a constant learning rate is the same run.
-    """
-    old = {key: value for key, value in old.items() if key != "versions"}
-    ignored = {"epochs"} if settings["schedule"] == "constant" else set()
-    lines = [line for line in utils.differing(old, settings) if line.split()[0] not in ignored]
-    if lines:
-        raise InputError(f"run {old['run']} exists with other settings: {'; '.join(lines)}. Choose "
-                         "another name with --run, or --restart to start it over")
-
-
-# ---------------------------------------------------------------- training
-
-
-def set_up_device():
-    """Use the GPU if there is one, taking its memory as needed, else the CPU; returns its name."""
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_op_determinism()
-    return gpus[0].name if gpus else "CPU"
+# ---------------------------------------------------------------- the patches of an epoch
 
 
 def learning_rate(settings, epoch):
@@ -129,16 +86,17 @@ def learning_rate(settings, epoch):
 
 
 def find_places(patches, numbers, settings):
-    """Where each patch of these numbers may be cut instead: a list of (place, 3) y, x, times.
+    """Allowed positions of random crops in the window: for each patch an array (place, 3).
 
-    y, x: lower left corner in the window, in cells. times: of settings["spacings"], how many cells
-    of the window go into one of the patch. The centre stays within half a patch of the patch's own.
-    Every cell of such a patch is in one of the patches of these numbers: nothing held out is seen.
+    numbers: patches to train on. A place is y, x, times: the lower left corner [cells of the
+    window] and the coarsening factor of the crop, one of settings["spacings"].
+    The centre of a crop stays within half a patch of the patch's own. Every cell of it is in one of
+    these patches: nothing held out is seen.
     """
     side = patches["x"].shape[1]
     half = side // 2
     allowed = np.isin(np.arange(len(patches["row"])), numbers)
-    allowed = evaluate.assemble(np.repeat(allowed, side**2).reshape(-1, side, side), patches)
+    allowed = prepare_data.assemble(np.repeat(allowed, side**2).reshape(-1, side, side), patches)
     places = [[] for _ in numbers]
     for times in settings["spacings"]:
         inside, wide = allowed, times * side
@@ -146,82 +104,85 @@ def find_places(patches, numbers, settings):
             continue
         for axis in (0, 1):  # (y, x) of the lower left corner
             inside = np.lib.stride_tricks.sliding_window_view(inside, wide, axis).all(axis=-1)
-        for found, number in zip(places, numbers, strict=True):
+        for of_patch, number in zip(places, numbers, strict=True):
             y, x = (patches[name][number] * side - (wide - side) // 2 for name in ("row", "column"))
             low, high = np.maximum([(y - half, x - half), (y + half + 1, x + half + 1)], 0)
             corners = low + np.argwhere(inside[low[0]:high[0], low[1]:high[1]])
-            found.append(np.insert(corners, 2, times, axis=1))
-    return [np.concatenate(found) for found in places]
+            of_patch.append(np.insert(corners, 2, times, axis=1))
+    return [np.concatenate(of_patch) for of_patch in places]
 
 
 def draw_patches(patches, numbers, places, settings, epoch):
-    """The training patches of an epoch, in its order: thk, topg (patch, level, y, x) m float32.
+    """The training patches of an epoch, in its order: thk, topg (patch, level, y, x) float32 [m].
 
-    patches: see utils.read_patches; numbers: those to train on; places: see find_places, for
-    augment, which cuts each anew at one of them, flips it and turns it. All is drawn from seed and
-    epoch alone: no generator is carried along, the epoch is all the random state of a checkpoint.
-    topg is None where the run needs none.
+    patches: see prepare_data.make_patches; numbers: those to train on; places: see find_places.
+    With augment each patch is cut anew at one of its places, flipped and turned.
+    All is drawn from seed and epoch alone: no generator is carried along, the epoch is all the
+    random state of a checkpoint. topg is None where the run needs none.
     """
     rng = np.random.default_rng([settings["seed"], epoch])
     order = rng.permutation(len(numbers))
     names = ("thk", "topg") if model.needs_topg(settings) else ("thk",)
-    if settings["augment"]:
-        side = patches["x"].shape[1]
-        cuts = [(*rng.choice(places[number]), rng.integers(8)) for number in order]
-        fields = []
-        for name in names:
-            window = evaluate.assemble(patches[name][:, -1], patches)
-            of_name = []
-            for y, x, times, turn in cuts:
-                cut = window[None, y:y + times * side, x:x + times * side]
-                if times > 1:
-                    cut = utils.reduce_fields(cut, times, "area").astype(np.float32)
-                of_name.append(model.turn(cut[0], turn))
-            fields.append(np.stack(of_name))
-        if settings["thinned"]:
-            fields = make_thinner(fields, settings["thinned"], rng)
-        drawn = [utils.make_levels(field, settings["scale"], settings["data"]["degrade"])
-                 for field in fields]
-    else:
+    if not settings["augment"]:
         drawn = [patches[name][numbers[order]] for name in names]
+        return drawn if len(drawn) == 2 else (*drawn, None)
+
+    side = patches["x"].shape[1]
+    crops = [(*rng.choice(places[number]), rng.integers(8)) for number in order]
+    fields = []
+    for name in names:
+        window = prepare_data.assemble(patches[name][:, -1], patches)  # (y, x)
+        of_name = []
+        for y, x, times, turn in crops:
+            crop = window[None, y:y + times * side, x:x + times * side]
+            if times > 1:
+                crop = utils.reduce_fields(crop, times, "area").astype(np.float32)
+            of_name.append(model.turn(crop[0], turn))
+        fields.append(np.stack(of_name))  # (patch, y, x)
+    if settings["thinned"]:
+        fields = make_thinner(fields, settings["thinned"], rng)
+    drawn = [utils.make_levels(field, settings["scale"], settings["data"]["degrade"])
+             for field in fields]
     return drawn if len(drawn) == 2 else (*drawn, None)
 
 
 def make_thinner(fields, share, rng):
-    """Patches as other ice sheets might have them: nunataks, valley glaciers, bare land.
+    """Make a share of the patches like other ice sheets: nunataks, valley glaciers, bare land.
 
-    fields: [thk] or [thk, topg], (patch, y, x) m. In a share of the patches, drawn at random, as
-    much ice is taken from every cell, up to the most there is in one, and the bed rises by 0 to 1.2
-    of that; ice that would float then has calved, since shelves do not thin out to nothing; last
-    all heights are made smaller, to a quarter at least.
+    fields: [thk] or [thk, topg], (patch, y, x) m. In each patch drawn: subtract a random thickness
+    (0 ... the patch's maximum), raise the bed by 0 ... 1.2 times that, remove ice that would float
+    (shelves do not thin out to nothing), scale all heights by 0.25 ... 1.
     """
     thk, *beds = fields
-    chosen, part, rise, size = (rng.uniform(size=(len(thk), 1, 1)).astype(np.float32)
-                                for _ in range(4))
+    chosen, part, rise, factor = (rng.uniform(size=(len(thk), 1, 1)).astype(np.float32)
+                                  for _ in range(4))
     chosen = chosen < share
     taken = chosen * part * thk.max(axis=(1, 2), keepdims=True)
-    size = np.where(chosen, 0.25 + 0.75 * size, 1)
+    height_factor = np.where(chosen, 0.25 + 0.75 * factor, 1)
     thk, beds = np.maximum(thk - taken, 0), [topg + 1.2 * rise * taken for topg in beds]
     for topg in beds:
-        thk[chosen & (utils.RHO_ICE / utils.RHO_SEA * thk < -topg)] = 0
-    return [size * field for field in (thk, *beds)]
+        thk[chosen & utils.floats(thk, topg)] = 0
+    return [height_factor * field for field in (thk, *beds)]
+
+
+# ---------------------------------------------------------------- training
 
 
 def make_step(layers, optimizer, settings):
     """The step that trains every stage on one batch: step(thk, topg) -> each stage's MSE [m2].
 
-    thk, topg: (patch, level, y, x) m. Adam treats each weight by itself, so where gradients stay
-    within a stage, one Adam on the sum of the losses is an Adam step of each stage on its own MSE.
+    optimizer: Adam, built for the layers' weights; thk, topg: (patch, level, y, x) m. Adam treats
+    each weight by itself. So where gradients stay within a stage, one Adam on the sum of the losses
+    is an Adam step of each stage on its own MSE.
     """
     weights = model.list_weights(layers)
-    optimizer.build(weights)
 
     def step(thk, topg):
         with tf.GradientTape() as tape:
             predictions = model.run_chain(layers, thk[:, 0], topg, settings)
             mse = tf.stack([tf.reduce_mean(tf.square(prediction - thk[:, stage]))
                             for stage, prediction in enumerate(predictions, 1)])
-            loss = tf.reduce_sum(mse) / settings["thk_norm_m"] ** 2
+            loss = tf.reduce_sum(mse) / settings["data"]["thk_norm_m"] ** 2
         optimizer.apply(tape.gradient(loss, weights), weights)
         return mse
 
@@ -249,10 +210,10 @@ def make_epoch(step, layers, settings):
     return train_epoch
 
 
-def make_validation(layers, thk, topg, settings):
-    """The compiled validation: validate() -> each stage's RMSE [m] on the validation patches."""
-    thk = tf.constant(thk)
-    topg = None if topg is None else tf.constant(topg)
+def make_validation(layers, patches, numbers, settings):
+    """The compiled validation: validate() -> each stage's RMSE [m] on patches `numbers`."""
+    thk = tf.constant(patches["thk"][numbers])  # (patch, level, y, x)
+    topg = tf.constant(patches["topg"][numbers]) if model.needs_topg(settings) else None
 
     @tf.function
     def validate():
@@ -263,123 +224,292 @@ def make_validation(layers, thk, topg, settings):
     return validate
 
 
+def make_state(settings, folder):
+    """All that a run carries from epoch to epoch, and where it is saved: a dict.
+
+    layers, best_layers (of the epoch with the least validation error), optimizer, epoch,
+    best_epoch, best_rmse_m: TensorFlow's, made here once. latest, best: checkpoint managers of all
+    of it and of the best layers. history: rows of history.csv.
+    The latest checkpoint is restored where there is one. Raises InputError where it does not fit.
+    """
+    tf.keras.utils.set_random_seed(settings["seed"])
+    state = {
+        "layers": model.build_layers(settings), "best_layers": model.build_layers(settings),
+        "optimizer": tf.keras.optimizers.Adam(settings["learning_rate"],
+                                              epsilon=settings["adam_epsilon"]),
+        "epoch": tf.Variable(0, dtype=tf.int64), "best_epoch": tf.Variable(0, dtype=tf.int64),
+        "best_rmse_m": tf.Variable(np.inf, dtype=tf.float32)}
+    state["optimizer"].build(model.list_weights(state["layers"]))
+    checkpoint = tf.train.Checkpoint(**state)
+    latest = tf.train.CheckpointManager(checkpoint, folder / "latest", max_to_keep=1)
+    best = tf.train.CheckpointManager(
+        tf.train.Checkpoint(layers=state["best_layers"], epoch=state["best_epoch"]),
+        folder / "best", max_to_keep=1)
+    history = []
+    if latest.latest_checkpoint:
+        model.restore(checkpoint, latest.latest_checkpoint)
+        history = [row for row in utils.read_table(folder / "history.csv")
+                   if row["epoch"] <= state["epoch"]]
+    return state | {"latest": latest, "best": best, "history": history}
+
+
+def keep_as_best(state):
+    """Take the layers as they are for the best ones."""
+    state["best_epoch"].assign(state["epoch"])
+    for kept, weight in zip(model.list_weights(state["best_layers"]),
+                            model.list_weights(state["layers"]), strict=True):
+        kept.assign(weight)
+
+
+def save_state(state, folder):
+    """Write the checkpoints and history.csv of a run. Raises InputError where that fails."""
+    try:
+        # latest goes last: whatever a kill interrupts, it is made again from the latest before.
+        state["best"].save(checkpoint_number=state["best_epoch"])
+        utils.write_table(folder / "history.csv", state["history"])
+        state["latest"].save(checkpoint_number=state["epoch"])
+    except tf.errors.OpError as error:
+        raise InputError(f"{folder}: the checkpoint cannot be written; is the disk full or the "
+                         f"folder read-only? ({utils.one_line(error)[:200]})") from None
+
+
 def train(patches, settings):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
-    patches: see utils.read_patches; settings: see make_settings, with normalisation and data.
-    Writes checkpoints/<run>/: settings.json, history.csv, latest/ (layers, Adam, epoch, best layers
-    so far) and best/ (the layers of the epoch with the least validation error; the latest without
-    validation). Returns True when the run is complete, False when it was stopped by a signal.
-    Raises InputError where the checkpoint does not fit, ArithmeticError at a NaN.
+    patches: see prepare_data.make_patches; settings: see model.SETTINGS.
+    Writes checkpoints/<run>/: settings.json, history.csv, latest/ (all that make_state names) and
+    best/ (the layers of the epoch with the least validation error; without validation the latest).
+    Returns True when the run is complete, False when it was stopped by a signal. Raises InputError
+    where the checkpoint does not fit, ArithmeticError at a NaN.
     """
     folder = utils.CHECKPOINTS / settings["run"]
-    validation = utils.in_split(patches, "validation") if settings["validation"] else []
-    training = utils.in_split(patches, "train", *([] if len(validation) else ["validation"]))
-
-    def chosen(numbers):
-        return patches["thk"][numbers], (patches["topg"][numbers] if model.needs_topg(settings)
-                                         else None)
-
-    # Everything that TensorFlow holds is made here, once; the loop below only runs it.
-    tf.keras.utils.set_random_seed(settings["seed"])
-    layers, best_layers = model.build_layers(settings), model.build_layers(settings)
-    optimizer = tf.keras.optimizers.Adam(settings["learning_rate"],
-                                         epsilon=settings["adam_epsilon"])
-    step = make_step(layers, optimizer, settings)
-    train_epoch = make_epoch(step, layers, settings)
+    training, validation = training_numbers(patches, settings)
+    state = make_state(settings, folder)
+    layers, optimizer, history = state["layers"], state["optimizer"], state["history"]
+    train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
+    validate = make_validation(layers, patches, validation, settings) if len(validation) else None
     places = find_places(patches, training, settings) if settings["augment"] else None
-    validate = make_validation(layers, *chosen(validation), settings) if len(validation) else None
-
-    epoch, best_epoch = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
-    best_rmse_m = tf.Variable(np.inf, dtype=tf.float32)
-    state = tf.train.Checkpoint(layers=layers, optimizer=optimizer, epoch=epoch,
-                                best_layers=best_layers, best_epoch=best_epoch,
-                                best_rmse_m=best_rmse_m)
-    latest = tf.train.CheckpointManager(state, folder / "latest", max_to_keep=1)
-    best = tf.train.CheckpointManager(tf.train.Checkpoint(layers=best_layers, epoch=best_epoch),
-                                      folder / "best", max_to_keep=1)
-    history = []
-    if latest.latest_checkpoint:
-        evaluate.restore(state, latest.latest_checkpoint)
-        history = [row for row in utils.read_table(folder / "history.csv") if row["epoch"] <= epoch]
-        print(f"resuming after epoch {int(epoch)}")
+    if history:
+        print(f"resuming after epoch {int(state['epoch'])}")
     utils.write_json(folder / "settings.json", settings | {"versions": utils.versions()})
-
-    def keep_as_best():
-        best_epoch.assign(epoch)
-        for kept, weight in zip(model.list_weights(best_layers), model.list_weights(layers),
-                                strict=True):
-            kept.assign(weight)
-
-    def save():
-        if validate is None:
-            keep_as_best()
-        # latest goes last: whatever a kill interrupts, it is made again from the latest before.
-        best.save(checkpoint_number=best_epoch)
-        utils.write_table(folder / "history.csv", history)
-        latest.save(checkpoint_number=epoch)
 
     signals = []  # a signal only ends the loop between epochs, never inside one
     handlers = {each: signal.signal(each, lambda number, frame: signals.append(number))
                 for each in (signal.SIGINT, signal.SIGTERM)}
-    first, seconds_before = int(epoch) + 1, history[-1]["seconds"] if history else 0.0
+    first, seconds_before = int(state["epoch"]) + 1, history[-1]["seconds"] if history else 0.0
     started = saved = time.monotonic()
     try:
-        for number in range(first, settings["epochs"] + 1):
-            rate = learning_rate(settings, number)
+        for epoch in range(first, settings["epochs"] + 1):
+            rate = learning_rate(settings, epoch)
             optimizer.learning_rate.assign(rate)
-            drawn = draw_patches(patches, training, places, settings, number)
+            drawn = draw_patches(patches, training, places, settings, epoch)
             rmse_m, finite = train_epoch(*(None if field is None else tf.constant(field)
                                            for field in drawn))
             if not (finite and np.isfinite(rmse_m).all()):
-                kept = (f"{latest.latest_checkpoint} is kept" if latest.latest_checkpoint
-                        else "no checkpoint was written yet")
-                raise ArithmeticError(f"the loss of epoch {number} is not a number; {kept}; try a "
-                                      "lower --lr with --restart or another --run")
-            epoch.assign(number)
+                raise ArithmeticError(not_a_number(epoch, state["latest"].latest_checkpoint))
+            state["epoch"].assign(epoch)
             validation_rmse_m = validate().numpy() if validate else [None] * len(layers)
-            if validate and validation_rmse_m[-1] < best_rmse_m:
-                best_rmse_m.assign(validation_rmse_m[-1])
-                keep_as_best()
+            if validate is None:
+                keep_as_best(state)
+            elif validation_rmse_m[-1] < state["best_rmse_m"]:
+                state["best_rmse_m"].assign(validation_rmse_m[-1])
+                keep_as_best(state)
 
             now = time.monotonic()
-            row = {"epoch": number, "seconds": round(seconds_before + now - started, 3),
+            row = {"epoch": epoch, "seconds": round(seconds_before + now - started, 3),
                    "learning_rate": rate}
             for stage, values in enumerate(zip(rmse_m.numpy(), validation_rmse_m, strict=True), 1):
                 row[f"train_rmse_m_stage{stage}"], row[f"validation_rmse_m_stage{stage}"] = values
             history.append(row)
-            said = "".join(f" {value:6.1f}" for value in rmse_m)
-            if validate:
-                said += f"   validation {validation_rmse_m[-1]:6.1f}"
-            utils.show_progress("epoch", number, settings["epochs"],
-                                (now - started) / (number - first + 1), f"stage RMSE{said} m   ")
-            if signals or now - saved > SAVE_EVERY_S or number == settings["epochs"]:
-                save()
+            text = "".join(f" {value:6.1f}" for value in rmse_m) + (
+                f"   validation {validation_rmse_m[-1]:6.1f}" if validate else "")
+            utils.show_progress("epoch", epoch, settings["epochs"],
+                                (now - started) / (epoch - first + 1), f"stage RMSE{text} m   ")
+            if signals or now - saved > SAVE_EVERY_S or epoch == settings["epochs"]:
+                save_state(state, folder)
                 saved = now
             if signals:
                 break
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
-        if int(epoch) < settings["epochs"]:
+        if int(state["epoch"]) < settings["epochs"]:
             print()  # after a line of progress that was to be overwritten
-    return int(epoch) >= settings["epochs"]
+    return int(state["epoch"]) >= settings["epochs"]
 
 
-def remove_run(run):
-    """Remove the checkpoints of a run, and its results, which would no longer be true."""
-    for folder in (utils.CHECKPOINTS / run, utils.RESULTS / run):
-        shutil.rmtree(folder, ignore_errors=True)
+def training_numbers(patches, settings):
+    """Numbers of the patches to train on, and of those that choose the best epoch (may be none)."""
+    if settings["validation"]:
+        return (prepare_data.in_split(patches, "train"),
+                prepare_data.in_split(patches, "validation"))
+    return prepare_data.in_split(patches, "train", "validation"), np.array([], int)
+
+
+def not_a_number(epoch, checkpoint):
+    """What to say of a training that diverged in `epoch`; checkpoint: the latest path, or None."""
+    kept = f"{checkpoint} is kept" if checkpoint else "no checkpoint was written yet"
+    return (f"the loss of epoch {epoch} is not a number; {kept}; try a lower --lr with --restart "
+            "or another --run")
+
+
+# ---------------------------------------------------------------- runs
+
+
+def make_settings(args):
+    """The settings of a run (see model.SETTINGS) but for patches and data, which come later.
+
+    The recipe at this scale, with what the command line changes.
+    """
+    settings = {"run": args.run, "scale": args.scale, "recipe": args.recipe}
+    for key, value in RECIPES[args.recipe].items():
+        settings[key] = value[args.scale] if isinstance(value, dict) else value
+    if args.channels == "thk" and settings["base"] == "surface":
+        settings["base"] = "bicubic"  # the surface base is made of the bed
+    changes = {"base": args.base, "channels": args.channels, "gradients": args.gradients,
+               "consistency": args.consistency, "epochs": args.epochs, "learning_rate": args.lr,
+               "batch_size": args.batch_size}
+    settings.update({key: value for key, value in changes.items() if value is not None})
+    return settings | {"seed": args.seed}
+
+
+def check_same_settings(old, settings):
+    """Raise InputError, naming what differs, where a run exists with other settings.
+
+    A longer or shorter run at a constant learning rate is the same run; so is one whose patches
+    were moved.
+    """
+    ignored = {"versions", "patches"} | (
+        {"epochs"} if settings["schedule"] == "constant" else set())
+    found = {key: pair for key, pair in utils.differences(old, settings).items()
+             if key.split(".")[0] not in ignored}
+    if found:
+        raise InputError(f"run {old['run']} exists with other settings: "
+                         f"{utils.differences_text(found)}. Choose another name with --run, or "
+                         "--restart to start it over")
+
+
+def is_finished(settings):
+    """Whether a run is trained to its last epoch and evaluated after that."""
+    history = utils.CHECKPOINTS / settings["run"] / "history.csv"
+    metrics = utils.RESULTS / settings["run"] / "metrics.json"
+    return (history.exists() and utils.read_table(history)[-1]["epoch"] >= settings["epochs"]
+            and metrics.exists() and metrics.stat().st_mtime >= history.stat().st_mtime)
+
+
+def train_run(args, fold=()):
+    """Train the run of these arguments (on a fold, (2, 5)) and evaluate it; returns exit status.
+
+    A run of several (--seeds, --crossval) that is trained and evaluated already is left as it is.
+    """
+    old = None  # settings of the run, where it exists and is to go on
+    if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
+        old = model.read_settings(args.run)
+    settings = make_settings(args)
+    if old and old["scale"] != args.scale:
+        raise InputError(f"run {args.run} was trained for {old['scale']}x, not for {args.scale}x; "
+                         "choose another name with --run, or --restart to start it over")
+    path, patches = prepare_data.find_patches(args.run, args.scale, args.input, args.patches,
+                                              args.synthetic, old, fold)
+    if model.needs_topg(settings) and patches["topg"] is None:
+        raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
+                         "--channels thk")
+    data = patches["data"]
+    settings |= {"patches": str(path), "data": data}
+    several = bool(args.seeds or args.crossval)
+    if old:
+        check_same_settings(old, settings)
+        if several and is_finished(settings):
+            print(f"run {args.run}: finished already")
+            return 0
+    if args.restart:  # its results would no longer be true
+        for folder in (utils.CHECKPOINTS / args.run, utils.RESULTS / args.run):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    if data["synthetic"]:
+        print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
+    print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, patches {path} ({data['source']}, "
+          f"{data['degrade']}, {prepare_data.split_text(data)}), on {model.set_up_device()}")
+    try:
+        complete = train(patches, settings)
+    except ArithmeticError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not complete:
+        print("stopped; everything so far is kept, and the same command goes on from here")
+        return 130
+    evaluate.evaluate(args.run, figures=not several)
+    return 0
+
+
+def summarise(name, runs_by_fold):
+    """One table of runs that differ in fold and seed: on screen, and results/<name>.csv.
+
+    runs_by_fold: {"fold 1" ..., or "test" without folds: [run of each seed]}, all evaluated.
+    - a row for each fold: medians over its seeds
+    - mean of folds: their mean; spread: standard deviation
+    - all patches: every test patch once; medians over seeds of the pooled MSE
+    ratio: MSE of the model over that of bicubic and of the surface base; spread in the other rows:
+    highest less lowest seed.
+    """
+    by_fold = {part: [evaluate.read_metrics(run) for run in runs]
+               for part, runs in runs_by_fold.items()}
+
+    def table_row(part, groups):  # groups: for each seed, the metrics of its folds
+        weights = [metrics["n_test"] for metrics in groups[0]]
+        mse = {method: np.array([np.average([
+            metrics["test"]["errors"][method]["rmse_m"] ** 2 for metrics in group],
+            weights=weights) for group in groups]) for method in groups[0][0]["test"]["errors"]}
+        row = {"part": part, "n_test": sum(weights), "seeds": len(groups)}
+        row |= {f"{method}_rmse_m": float(np.sqrt(np.median(values)))
+                for method, values in mse.items()}
+        for method in ("bicubic", "surface_base"):
+            if method in mse and mse[method].min() >= utils.LEAST_RMSE_M**2:
+                ratio = mse["model"] / mse[method]
+                row |= {f"ratio_{method}": float(np.median(ratio)),
+                        f"ratio_{method}_spread": float(np.ptp(ratio))}
+        return row
+
+    rows = [table_row(part, [[metrics] for metrics in seeds]) for part, seeds in by_fold.items()]
+    if len(rows) > 1:
+        shared = [key for key in rows[0] if key != "part" and all(key in row for row in rows)]
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in shared}
+        mean |= {key: float(np.std([row[key.removesuffix("_spread")] for row in rows], ddof=1))
+                 for key in shared if key.endswith("_spread")}
+        rows += [{"part": "mean of folds"} | mean,
+                 table_row("all patches", list(zip(*by_fold.values(), strict=True)))]
+    path = utils.RESULTS / f"{name}.csv"
+    first = next(iter(by_fold.values()))[0]
+    utils.write_table(path, [row | {"source": first["source"], "degrade": first["degrade"],
+                                    "recipe": first["recipe"], "command": utils.command()}
+                             for row in rows])
+    print()
+    methods = [method for method in evaluate.METHODS if f"{method}_rmse_m" in rows[0]]
+    others = [method for method in methods if f"ratio_{method}" in rows[0]]
+    utils.print_table(
+        [("", "patches", "seeds", *(f"{evaluate.METHODS[method][0]} m" for method in methods),
+          *(f"model / {evaluate.METHODS[method][0]}" for method in others))]
+        + [(row["part"], f"{row['n_test']:g}", f"{row['seeds']:g}",
+            *(f"{row[f'{method}_rmse_m']:.1f}" for method in methods),
+            *(f"{row[f'ratio_{method}']:.3f} ± {row[f'ratio_{method}_spread']:.3f}"
+              if f"ratio_{method}" in row else "-" for method in others)) for row in rows])
+    print(f"\ntable    {path}  (ratios of MSE; ±: highest less lowest seed; of the mean, standard "
+          "deviation of the folds)")
 
 
 # ---------------------------------------------------------------- the command line
 
 
 def parse_arguments(argv):
-    """The command line, checked; the run has a name."""
+    """The command line, checked; run, scale and synthetic are filled in."""
     parser = utils.argument_parser(__doc__)
-    parser.add_argument("--scale", type=int, choices=utils.SCALES, help="default 8, or the run's")
+    parser.add_argument("--scale", type=int, choices=utils.SCALES,
+                        help="default: that of the run or of --patches, else 8")
     parser.add_argument("--input", metavar="MAP.nc", help="ice-sheet map to make the patches from")
+    parser.add_argument("--patches", metavar="FILE",
+                        help="made by prepare_data.py (default: data/patches_x<scale>.nc)")
+    parser.add_argument("--synthetic", action="store_true",
+                        help="train on the synthetic ice sheet (default of a run without a --run)")
     parser.add_argument("--recipe", choices=tuple(RECIPES), default="default")
     parser.add_argument("--run", metavar="NAME", help="name of the training (default: x<scale>)")
     parser.add_argument("--epochs", type=int, metavar="N")
@@ -406,80 +536,40 @@ def parse_arguments(argv):
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
-    args.run = utils.check_run_name(args.run or f"x{args.scale or 8}")
+    if args.synthetic and (args.input is not None or args.patches is not None):
+        raise InputError("--synthetic: leave out --input and --patches, or --synthetic")
+    is_named = args.run is not None
+    if not is_named and args.scale is None and args.patches is not None:
+        args.scale = prepare_data.read_patches(args.patches)["scale"]
+    args.run = utils.check_run_name(args.run if is_named else f"x{args.scale or 8}")
+    if args.scale is None:
+        exists = (utils.CHECKPOINTS / args.run / "settings.json").exists()
+        args.scale = (model.read_settings(args.run)["scale"] if exists else
+                      8 if args.patches is None else
+                      prepare_data.read_patches(args.patches)["scale"])
+    # A run with a name has been thought about: it gets the synthetic sheet only when asked for it.
+    if not args.synthetic:
+        args.synthetic = False if is_named and args.patches is None else None
     return args
-
-
-def train_run(args, split=None):
-    """Train the run of these arguments (on a fold, "fold 2 of 5"), evaluate it; exit status.
-
-    A run of several (--seeds, --crossval) that is trained and evaluated already is left as it is.
-    """
-    old = None  # settings of the run, where it exists and is to go on
-    if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
-        old = utils.read_settings(args.run)
-    args.scale = args.scale or (old["scale"] if old else 8)
-    settings = make_settings(args)
-    path, patches = prepare_data.find_patches(args.run, args.scale, args.input, old, split)
-    if model.needs_topg(settings) and patches["topg"] is None:
-        raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
-                         "--channels thk")
-    settings["data"] = prepare_data.describe_data(patches)
-    settings |= {key: settings["data"][key] for key in ("thk_norm_m", "topg_norm_m")}
-    if old:
-        check_same_settings(old, settings)
-        if is_finished(settings) and (args.seeds or args.crossval):
-            print(f"run {args.run}: finished already")
-            return 0
-    if args.restart:
-        remove_run(args.run)
-
-    data = settings["data"]
-    if data["synthetic"] == "yes":
-        print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
-    print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, patches {path} ({data['source']}, "
-          f"{data['degrade']}, {data['split']} split), on {set_up_device()}")
-    try:
-        complete = train(patches, settings)
-    except ArithmeticError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except tf.errors.OpError as error:
-        raise InputError(f"{utils.CHECKPOINTS / args.run}: the checkpoint cannot be written; is "
-                         "the disk full or the folder read-only? "
-                         f"({utils.one_line(error)[:200]})") from None
-    if not complete:
-        print("stopped; everything so far is kept, and the same command goes on from here")
-        return 130
-    evaluate.evaluate(args.run, figures=not (args.seeds or args.crossval))
-    return 0
-
-
-def is_finished(settings):
-    """Whether a run is trained to its last epoch and evaluated after that."""
-    history = utils.CHECKPOINTS / settings["run"] / "history.csv"
-    metrics = utils.RESULTS / settings["run"] / "metrics.json"
-    return (history.exists() and utils.read_table(history)[-1]["epoch"] >= settings["epochs"]
-            and metrics.exists() and metrics.stat().st_mtime >= history.stat().st_mtime)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
+    evaluate.choose_screen(show=False)
     if not (args.seeds or args.crossval):
         return train_run(args)
-    folds = args.crossval or 0
-    every = {}  # runs by fold
+    folds, runs_by_fold = args.crossval or 0, {}
     for fold in range(1, folds + 1) if folds else [None]:
         for seed in range(args.seed, args.seed + (args.seeds or 1)):
-            name = (args.run + (f"_fold{fold}of{folds}" if fold else "")
-                    + (f"_seed{seed}" if seed != args.seed else ""))
-            one = argparse.Namespace(**vars(args) | {"run": name, "seed": seed})
-            status = train_run(one, f"fold {fold} of {folds}" if fold else None)
+            run = (args.run + (f"_fold{fold}of{folds}" if fold else "")
+                   + (f"_seed{seed}" if seed != args.seed else ""))
+            status = train_run(argparse.Namespace(**vars(args) | {"run": run, "seed": seed}),
+                               (fold, folds) if fold else ())
             if status:
                 return status
-            every.setdefault(f"fold {fold}" if fold else "test", []).append(name)
-    evaluate.summarise(f"{args.run}_" + (f"crossval{folds}" if folds else f"seeds{args.seeds}"),
-                       every)
+            runs_by_fold.setdefault(f"fold {fold}" if fold else "test", []).append(run)
+    summarise(f"{args.run}_" + (f"crossval{folds}" if folds else f"seeds{args.seeds}"),
+              runs_by_fold)
     return 0
 
 

@@ -1,20 +1,33 @@
-"""Maps, interpolation operators and metrics: everything the scripts share that needs no TensorFlow.
+"""What all scripts share and that needs no TensorFlow: files, maps, operators, scores.
 
-A *map* is a dict: `x`, `y` (1-D, ascending, m), `thk`, `topg`, `usrf` ((y, x) float32, m; None
-where the file has none), `crs` (attributes of the grid mapping), `name`, `sha256`, `title`,
-`citation`, `synthetic`. Missing thickness is zero ice; missing bed and surface stay NaN.
+Sections: errors, files, command lines | reading maps | ice geometry | interpolation operators |
+scores.
+
+A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
+    x, y            centres of the cells [m], 1-D, ascending
+    spacing_m       side of a cell [m]
+    thk             ice thickness [m], (y, x) float32, no NaN: missing thickness is zero ice
+    topg, usrf      elevation of bed and upper surface [m], (y, x) float32, NaN where missing;
+                    None where the file has none
+    unknown         (y, x) bool: neither thickness nor bed is known
+    n_missing_thk, n_negative_thk   cells whose thickness was missing, or negative and set to 0
+    crs             attributes of the grid mapping, {} where unknown
+    record          number of the record that was read; None where the file has only one
+    record_text     the same for a reader, "record 1 of 3 (2100-01-01)"; "" for None
+    path, name, sha256, title, citation, synthetic     where the map comes from
 """
 
 import argparse
 import contextlib
 import csv
-import functools
 import hashlib
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import netCDF4
@@ -34,8 +47,11 @@ SPLITS = ("train", "validation", "test", "gap")  # values 0, 1, 2, 3 of split(pa
 
 RHO_ICE = 917.0  # density of ice [kg m-3]
 RHO_SEA = 1027.5  # density of sea water [kg m-3]
+LEAST_ICE_M = 1.0  # thinner ice is no ice: see is_ice
+CELL_TYPES = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")  # see cell_type
+LEAST_RMSE_M = 0.01  # a method with less has no error to compare with: see ratios
 
-# What each field may be called, first match wins; then its CF standard name.
+# Names of each field in map files, the first match wins; then its CF standard name.
 NAMES = {
     "x": ("x", "x1"),
     "y": ("y", "y1"),
@@ -52,31 +68,9 @@ STANDARD_NAMES = {
     "usrf": "surface_altitude",
     "lsrf": "land_ice_basal_altitude",
 }
-# Fields of a map that is written: type and attributes. Ice is where the mask says so: LEAST_ICE_M.
-LEAST_ICE_M = 1.0
-MASKS = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")  # values 0, 1, 2, 3
-WRITTEN = {
-    "thk": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["thk"],
-                   "long_name": "ice thickness"}),
-    "topg": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["topg"],
-                    "long_name": "bed elevation"}),
-    "usrf": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["usrf"],
-                    "long_name": "ice upper surface elevation, from thk and topg by flotation"}),
-    "mask": ("i1", {"flag_values": np.arange(len(MASKS), dtype=np.int8),
-                    "flag_meanings": " ".join(MASKS), "long_name": "surface type",
-                    "comment": f"ice where thk > {LEAST_ICE_M:g} m, floating where its weight does "
-                               f"not ground it (densities {RHO_ICE:g} and {RHO_SEA:g} kg m-3)"}),
-}
-# Grid mapping of EPSG:3031, which maps of Antarctica mostly have even where they do not say so.
-EPSG_3031 = {
-    "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
-    "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
-    "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
-    "epsg_code": "EPSG:3031",
-}
 METRES = {"": 1, "m": 1, "meter": 1, "meters": 1, "metre": 1, "metres": 1,
           "km": 1000, "kilometer": 1000, "kilometers": 1000, "kilometre": 1000, "kilometres": 1000}
-UNDECLARED_FILL = -9999.0  # ALBMAP and its children use it, not all of them say so
+UNDECLARED_FILL = -9999.0  # ALBMAP and files made from it use it, not all of them say so
 
 
 # ------------------------------------------------------------------ errors, files, command lines
@@ -94,14 +88,12 @@ def one_line(error):
 def run_script(main):
     """Run `main()` as a script: a user's or the disk's errors end in one line and status 2.
 
-    A kill ends it as Ctrl-C does, so that nothing half-written is left behind.
+    A kill (SIGTERM) ends it as Ctrl-C does, so that nothing half-written is left behind.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
-    except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-    except OSError as error:  # unwritable folder, full disk
+    except (InputError, OSError) as error:  # OSError: unwritable folder, full disk
         print(f"error: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -121,22 +113,27 @@ def argument_parser(doc):
     return parser
 
 
-@contextlib.contextmanager
-def quiet_import():
-    """Keep TensorFlow's start-up chatter, a dozen lines from C++, off the screen at its import.
+def command():
+    """The command that runs, as typed in a shell: every file made says it."""
+    return f"python {Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
 
-    It goes straight to file descriptor 2, before any log level is read; Python's errors still show.
+
+def made_now():
+    """Time and command, for the `history` of a NetCDF file."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {command()}"
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Name `path` in the errors of a block that writes it, and does nothing else.
+
+    Raises OSError where the disk is full or the folder cannot be written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
     try:
         yield
-    finally:
-        os.dup2(screen, 2)
-        os.close(screen)
-        os.close(nowhere)
+    except (OSError, RuntimeError) as error:  # RuntimeError: what netCDF4 makes of a failed write
+        raise OSError(f"{path}: cannot be written; is the disk full or the folder read-only? "
+                      f"({one_line(error)})") from None
 
 
 @contextlib.contextmanager
@@ -144,20 +141,33 @@ def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     A reader sees the old file or the whole new one, never a half; after an error nothing is left.
-    Raises OSError naming `path` where the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    try:
         yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written; is the disk full or the folder read-only? "
-                      f"({one_line(error)})") from None
+        with writing(path):
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # where even the folder is not one
             temporary.unlink()
+
+
+def check_output(path, *inputs):
+    """Raise InputError where writing `path` would destroy one of the files `inputs`, or no file.
+
+    The same file by any path, link or relative name counts. inputs: paths; None and "" are skipped.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a file; choose another name for the output")
+    for each in filter(None, inputs):
+        if path.resolve() == Path(each).resolve() or (
+                path.exists() and Path(each).exists() and path.samefile(each)):
+            raise InputError(f"{path}: this is {each}, which is read; choose another name for the "
+                             "output")
 
 
 def show_progress(what, done, total, seconds_each, text=""):
@@ -173,10 +183,19 @@ def show_progress(what, done, total, seconds_each, text=""):
         print(line, flush=True)
 
 
+def print_table(rows):
+    """Print rows of texts as columns: the first to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        print("  ".join([first.ljust(widths[0]), *(
+            cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]).rstrip())
+
+
 def write_json(path, content):
-    """Write `content` to `path` as indented JSON, at once or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Write `content` to `path` as indented JSON, at once or not at all; NaN is refused."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as temporary, writing(path):
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path, hint):
@@ -190,9 +209,11 @@ def read_json(path, hint):
 
 
 def write_table(path, rows):
-    """Write `rows` (dicts with the same keys) to `path` as CSV, at once or not at all."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    """Write `rows`, dicts, to `path` as CSV, at once or not at all."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as temporary, writing(path), \
+            open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -215,33 +236,59 @@ def check_run_name(run):
     return run
 
 
-def read_settings(run):
-    """The settings of a run, from checkpoints/<run>/settings.json; InputError if there are none."""
-    path = CHECKPOINTS / run / "settings.json"
-    return read_json(path, f"train the run first: python train.py --run {run} --scale 2|4|8|16")
-
-
-def differing(old, new):
-    """Names and values of the settings in which two runs differ: ["lr 0.001 -> 0.0003", ...]."""
-    lines = []
+def differences(old, new):
+    """Values in which two nested dicts differ: {"data.seed": (0, 1), ...}; None where one lacks it.
+    """
+    found = {}
     for key in dict.fromkeys([*old, *new]):
-        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-            lines += differing(old[key], new[key])
-        elif old.get(key) != new.get(key):
-            lines.append(f"{key} {old.get(key)} -> {new.get(key)}")
-    return lines
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= {f"{key}.{inner}": pair for inner, pair in differences(before, after).items()}
+        elif before != after:
+            found[key] = (before, after)
+    return found
+
+
+def differences_text(found):
+    """What `differences` found, for a reader: "data.seed 0 -> 1; learning_rate 0.001 -> 0.01"."""
+    return "; ".join(f"{key} {old} -> {new}" for key, (old, new) in found.items())
 
 
 def versions():
     """Versions of what computes the numbers, for the result files."""
-    found = {"python": platform.python_version(), "numpy": np.__version__,
-             "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}
+    numbers = {"python": platform.python_version(), "numpy": np.__version__,
+               "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}
     if "tensorflow" in sys.modules:
-        found["tensorflow"] = sys.modules["tensorflow"].__version__
-    return found
+        numbers["tensorflow"] = sys.modules["tensorflow"].__version__
+    return numbers
+
+
+def file_sha256(path):
+    """SHA-256 of a file, by which a run knows its map again; InputError if there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
 
 
 # ------------------------------------------------------------------ reading maps
+
+
+def make_map(x, y, thk, topg=None, usrf=None, **about):
+    """A map (see the top of this file) of axes x, y [m], ascending, and fields (y, x) [m].
+
+    thk: NaN where missing: it becomes zero ice, as negative thickness does, and is counted.
+    about: more of the map's keys.
+    """
+    missing, negative = np.isnan(thk), thk < 0
+    return {
+        "x": x, "y": y, "spacing_m": float(x[-1] - x[0]) / (len(x) - 1),
+        "thk": np.where(missing | negative, 0, thk).astype(np.float32), "topg": topg, "usrf": usrf,
+        "unknown": missing if topg is None else missing & np.isnan(topg),
+        "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()),
+        "crs": {}, "record": None, "record_text": "", "path": None, "name": "a map", "sha256": "",
+        "title": "", "citation": "", "synthetic": False} | about
 
 
 def open_netcdf(path):
@@ -255,28 +302,14 @@ def open_netcdf(path):
                          ) from None
 
 
-def file_sha256(path):
-    """SHA-256 of a file, by which a run knows its map again; InputError if there is no file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-
-
 def find_variable(ds, field):
     """The variable of `ds` that holds `field` (a key of NAMES), or None.
 
     Coordinates have to be 1-D, fields at least 2-D: PISM files carry both `x` and a 2-D `lon`.
     """
-    def fits(variable):
-        return variable.ndim == 1 if field in "xy" else variable.ndim >= 2
-
-    for name in NAMES[field]:
-        if name in ds.variables and fits(ds.variables[name]):
-            return ds.variables[name]
-    for variable in ds.variables.values():
-        if getattr(variable, "standard_name", "") == STANDARD_NAMES[field] and fits(variable):
+    named = [ds.variables[name] for name in NAMES[field] if name in ds.variables]
+    for variable in named + ds.get_variables_by_attributes(standard_name=STANDARD_NAMES[field]):
+        if variable.ndim == 1 if field in "xy" else variable.ndim >= 2:
             return variable
     return None
 
@@ -291,7 +324,7 @@ def values_m(variable, index=slice(None)):
 
 
 def read_axis(ds, field, path):
-    """Coordinate `x` or `y` of a map: the NetCDF variable and its values in m, evenly spaced."""
+    """Coordinate `x` or `y` of a map: its dimension and its values in m, evenly spaced."""
     variable = find_variable(ds, field)
     units = str(getattr(variable, "units", "")).lower()
     if units.startswith("degree") or (variable is None and {"lat", "latitude"} & set(ds.variables)):
@@ -303,15 +336,49 @@ def read_axis(ds, field, path):
     values = values_m(variable)
     steps = np.diff(values)
     if len(steps) == 0 or not np.allclose(
-        steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())
-    ):
+            steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())):
         raise InputError(f"{path}: {variable.name} is not evenly spaced (steps from "
                          f"{np.min(steps, initial=0):g} to {np.max(steps, initial=0):g} m); "
                          "interpolate the map to a regular grid first")
-    return variable, values
+    return variable.dimensions[0], values
 
 
-def read_field(ds, field, x_dim, y_dim, time, path, rows=slice(None), columns=slice(None)):
+def pick_record(variable, x_dim, y_dim, record, path):
+    """Which record of a variable is read: its dimension, its number, how many; else None, None, 1.
+
+    record: its number, from 0, or from -1 backwards. A dimension of length 1 has one record.
+    Raises InputError where there is no such record.
+    """
+    longer = [(dim, size) for dim, size in zip(variable.dimensions, variable.shape, strict=True)
+              if dim not in (x_dim, y_dim) and size != 1]
+    if not longer:
+        return None, None, 1
+    dim, count = longer[0]
+    if len(longer) > 1 or count == 0:
+        raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions} of "
+                         f"{variable.shape}; expected {y_dim}, {x_dim} and records along one more")
+    if not -count <= record < count:
+        raise InputError(f"{path}: {variable.name} has {count} records along {dim}, there is no "
+                         f"record {record}; choose 0 to {count - 1}")
+    return dim, record % count, count
+
+
+def record_text(ds, dim, number, count):
+    """A record for a reader, with its date where the file has one: "record 0 of 3 (2100-01-01)".
+
+    Arguments as from pick_record; "" where the file has only one record.
+    """
+    if dim is None:
+        return ""
+    date, axis = "", ds.variables.get(dim)
+    if axis is not None and " since " in str(getattr(axis, "units", "")):
+        with contextlib.suppress(ValueError, OverflowError, TypeError, AttributeError):  # no date
+            when = netCDF4.num2date(axis[number], axis.units, getattr(axis, "calendar", "standard"))
+            date = f" ({when.strftime('%Y-%m-%d')})"
+    return f"record {number} of {count}{date}"
+
+
+def read_field(ds, field, x_dim, y_dim, record, path, rows=slice(None), columns=slice(None)):
     """A field of a map as (y, x) float32 in m, NaN where missing; None if the file has none.
 
     rows, columns: a part of it, slices of the file's own axes.
@@ -322,17 +389,10 @@ def read_field(ds, field, x_dim, y_dim, time, path, rows=slice(None), columns=sl
     if x_dim not in variable.dimensions or y_dim not in variable.dimensions:
         raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions}, expected "
                          f"{y_dim} and {x_dim} among them")
-    index = []
-    for dim, size in zip(variable.dimensions, variable.shape, strict=True):
-        if dim in (x_dim, y_dim):
-            index.append(columns if dim == x_dim else rows)
-        elif not -size <= time < size:
-            raise InputError(f"{path}: {variable.name} has {size} records along {dim}, there is no "
-                             f"record {time}; choose --time 0 to {size - 1}")
-        else:
-            index.append(time)
+    along, number, _ = pick_record(variable, x_dim, y_dim, record, path)
+    parts = {x_dim: columns, y_dim: rows, along: number}
     try:
-        values = values_m(variable, tuple(index))
+        values = values_m(variable, tuple(parts.get(dim, 0) for dim in variable.dimensions))
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: {variable.name} cannot be read, the file may be truncated "
                          f"({one_line(error)})") from None
@@ -341,36 +401,6 @@ def read_field(ds, field, x_dim, y_dim, time, path, rows=slice(None), columns=sl
                          "mark them as missing (_FillValue) or mend them")
     kept = [dim for dim in variable.dimensions if dim in (x_dim, y_dim)]
     return (values.T if kept == [x_dim, y_dim] else values).astype(np.float32)
-
-
-@contextlib.contextmanager
-def open_bed(path, time=-1):
-    """The bed of a map, to be read in parts: a dict, with the file open as long as the block lasts.
-
-    `x`, `y`: its axes, ascending [m]; `read(rows, columns)`: topg (y, x) float32 [m] of two slices
-    of them, NaN where missing; `name`, `sha256`, `citation`. The map may be far larger than memory.
-    Raises InputError as read_map does, and where there is no bed in it.
-    """
-    with open_netcdf(path) as ds:
-        axes = [read_axis(ds, name, path) for name in "xy"]
-        dims = [variable.dimensions[0] for variable, _ in axes]
-        if find_variable(ds, "topg") is None:
-            raise InputError(f"{path}: no bed (topg, bed, standard name bedrock_altitude); it has "
-                             f"{', '.join(ds.variables)}")
-        steps = [1 if values[0] < values[-1] else -1 for _, values in axes]
-
-        def read(rows, columns):
-            parts = []
-            for part, (_, values), step in zip((columns, rows), axes, steps, strict=True):
-                start, stop, _ = part.indices(len(values))
-                parts.append(slice(start, stop) if step == 1
-                             else slice(len(values) - stop, len(values) - start))
-            field = read_field(ds, "topg", *dims, time, path, parts[1], parts[0])
-            return field[::steps[1], ::steps[0]]
-
-        yield {"x": np.sort(axes[0][1]), "y": np.sort(axes[1][1]), "read": read,
-               "name": Path(path).name, "sha256": file_sha256(path), "crs": read_crs(ds),
-               "citation": find_citation(ds)}
 
 
 def find_citation(ds):
@@ -384,161 +414,134 @@ def read_crs(ds):
     for variable in ds.variables.values():
         mapping = ds.variables.get(getattr(variable, "grid_mapping", None))
         if mapping is not None:
-            return {key: mapping.getncattr(key) for key in mapping.ncattrs()}
+            return {key: np.asarray(mapping.getncattr(key)).tolist() for key in mapping.ncattrs()}
     return {}
 
 
-def read_map(path, time=-1):
-    """Read an ice-sheet map in any of the usual layouts.
+def crs_differences(crs, other):
+    """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
 
-    ALBMAP, SeaRISE, PISM, BedMachine, Bedmap3 and CF files: variables by name, then by CF standard
-    name; record `time` of files with a time axis (the last by default); either axis order; y up or
-    down; m or km; declared fill values, NaN and -9999 as missing; thickness as usrf - lsrf where
-    there is no thickness variable.
+    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
+    """
+    lines = []
+    for key in crs.keys() & other.keys():
+        if key == "grid_mapping_name":
+            same = crs[key] == other[key]
+        elif isinstance(crs[key], str) or isinstance(other[key], str):
+            continue
+        else:
+            one, two = np.ravel(crs[key]), np.ravel(other[key])
+            same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=1e-6)
+        if not same:
+            lines.append(f"{key} {crs[key]} and {other[key]}")
+    return "; ".join(sorted(lines))
 
-    Returns a map (see the top of this file), with two counts more: `n_missing_thk`, cells without
-    thickness, which become zero ice, and `n_negative_thk`, cells below zero, which do too; and
-    `unknown` (y, x): cells of which nothing is known, neither thickness nor, if there is one, bed.
+
+def read_map(path, record=-1):
+    """Read an ice-sheet map in any of the usual layouts; returns a map (see the top of this file).
+
+    ALBMAP, SeaRISE, PISM, BedMachine, Bedmap3 and CF files. Variables are found by name, then by CF
+    standard name; either axis order; y up or down; m or km. Declared fill values, NaN and -9999 are
+    missing. Thickness is usrf - lsrf where there is no thickness variable.
+    record: of a file with a time axis, from 0; -1 is the last.
     Raises InputError with one line that names the file and what to do.
     """
     with open_netcdf(path) as ds:
-        x_variable, x = read_axis(ds, "x", path)
-        y_variable, y = read_axis(ds, "y", path)
+        (x_dim, x), (y_dim, y) = (read_axis(ds, name, path) for name in "xy")
         dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
         if not np.isclose(dx, dy, rtol=1e-3):
             raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
-        dims = (x_variable.dimensions[0], y_variable.dimensions[0])
-        fields = {field: read_field(ds, field, *dims, time, path)
+        fields = {field: read_field(ds, field, x_dim, y_dim, record, path)
                   for field in ("thk", "topg", "usrf", "lsrf")}
         if fields["thk"] is None and (fields["usrf"] is None or fields["lsrf"] is None):
             raise InputError(
                 f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
-                "land_ice_thickness, or usrf and lsrf); it has "
-                f"{', '.join(ds.variables)}"
-            )
-        crs = read_crs(ds)
-        citation = find_citation(ds)
+                f"land_ice_thickness, or usrf and lsrf); it has {', '.join(ds.variables)}")
+        thk_variable = find_variable(ds, "usrf" if fields["thk"] is None else "thk")
+        picked = pick_record(thk_variable, x_dim, y_dim, record, path)
+        about = {"crs": read_crs(ds), "citation": find_citation(ds), "record": picked[1],
+                 "record_text": record_text(ds, *picked)}
         texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
-    lsrf = fields.pop("lsrf")
     if fields["thk"] is None:
-        fields["thk"] = fields["usrf"] - lsrf
+        fields["thk"] = fields["usrf"] - fields["lsrf"]
+    del fields["lsrf"]
     # Both axes ascending, whatever the file's order.
-    flip = (
-        slice(None, None, -1 if y[0] > y[-1] else 1),
-        slice(None, None, -1 if x[0] > x[-1] else 1),
-    )
+    flip = (slice(None, None, -1 if y[0] > y[-1] else 1),
+            slice(None, None, -1 if x[0] > x[-1] else 1))
     fields = {key: None if values is None else values[flip] for key, values in fields.items()}
-    thk = fields["thk"]
-    missing, negative = np.isnan(thk), thk < 0
-    thk[missing | negative] = 0
-    unknown = missing if fields["topg"] is None else missing & np.isnan(fields["topg"])
-    return dict(fields, x=np.sort(x), y=np.sort(y), crs=crs, name=Path(path).name,
-                sha256=file_sha256(path), unknown=unknown,
-                title=texts.get("title", ""), citation=citation,
-                synthetic=texts.get("synthetic") == "yes",
-                n_missing_thk=int(missing.sum()), n_negative_thk=int(negative.sum()))
+    return make_map(np.sort(x), np.sort(y), **fields, **about, path=Path(path),
+                    name=Path(path).name, sha256=file_sha256(path), title=texts.get("title", ""),
+                    synthetic=texts.get("synthetic") == "yes")
 
 
-# ------------------------------------------------------------------ writing maps
+def bed_of_map(ice_map):
+    """The bed of a map in memory, as open_bed gives that of a file; None where the map has none."""
+    if ice_map["topg"] is None:
+        return None
+    return {key: ice_map[key] for key in (
+        "x", "y", "spacing_m", "name", "path", "sha256", "crs", "citation", "record_text")} | {
+        "read": lambda rows, columns: ice_map["topg"][rows, columns]}
 
 
 @contextlib.contextmanager
-def writing_map(path, x, y, crs, names, chunk, attributes):
-    """A CF-1.8 map file to be filled part by part in the block: yields the open netCDF4.Dataset.
+def open_bed(path, record=-1):
+    """The bed of a map file, to be read in parts: it may be far larger than memory.
 
-    x, y: axes [m], ascending; crs: attributes of the grid mapping, {} if unknown; names: fields of
-    WRITTEN to make, (y, x) each; chunk: side of the compressed chunks in cells, best that of the
-    parts; attributes: global ones. At `path` only when the block has ended without an error.
-    """
-    with replacing(path) as temporary:
-        try:
-            with netCDF4.Dataset(temporary, "w") as ds:
-                ds.setncatts({"Conventions": "CF-1.8"} | attributes)
-                for name, axis in (("y", y), ("x", x)):
-                    ds.createDimension(name, len(axis))
-                    ds.createVariable(name, "f8", (name,))[...] = axis
-                    ds[name].setncatts({
-                        "units": "m", "axis": name.upper(), "standard_name": STANDARD_NAMES[name],
-                        "long_name": f"{name} coordinate of cell centre"})
-                if crs:
-                    ds.createVariable("crs", "i4").setncatts(crs)
-                chunks = min(chunk, len(y)), min(chunk, len(x))
-                for name in names:
-                    kind, attrs = WRITTEN[name]
-                    fill = {"fill_value": np.float32(np.nan) if kind == "f4" else np.int8(-1)}
-                    ds.createVariable(name, kind, ("y", "x"), zlib=True, complevel=4, shuffle=True,
-                                      chunksizes=chunks, **fill)
-                    ds[name].setncatts(attrs | ({"grid_mapping": "crs"} if crs else {}))
-                yield ds
-        except RuntimeError as error:  # what the NetCDF library makes of a failed write
-            raise OSError(one_line(error)) from None
-
-
-# ------------------------------------------------------------------ patch files
-
-
-def write_netcdf(path, dimensions, variables, attributes):
-    """Write a NetCDF4 file at once or not at all.
-
-    dimensions: {name: size}; variables: {name: (dimensions, values, attributes)}; floats are
-    compressed. Raises OSError as replacing() does.
-    """
-    with replacing(path) as temporary:
-        try:
-            with netCDF4.Dataset(temporary, "w") as ds:
-                ds.setncatts(attributes)
-                for name, size in dimensions.items():
-                    ds.createDimension(name, size)
-                for name, (dims, values, attrs) in variables.items():
-                    values = np.asarray(values)
-                    packed = {"zlib": True, "complevel": 4} if values.ndim > 1 else {}
-                    ds.createVariable(name, values.dtype, dims, **packed)[...] = values
-                    ds.variables[name].setncatts(attrs)
-        except RuntimeError as error:  # what the NetCDF library makes of a failed write
-            raise OSError(one_line(error)) from None
-
-
-def read_patches(path):
-    """Read a file that prepare_data.py wrote.
-
-    Returns a dict: `thk`, `topg` ((patch, level, y, x) float32, m; topg None where the map had no
-    bed), `x`, `y` ((patch, x or y) m), `split`, `row`, `column` ((patch,) int), `attrs` (the global
-    attributes). Raises InputError where it is missing or something else.
+    Yields a *bed*, a dict of x, y, spacing_m, name, path, sha256, crs, citation and record_text as
+    in a map, and read(rows, columns): topg (y, x) float32 [m] of two slices of the ascending axes,
+    NaN where missing. The file is open as long as the block lasts.
+    record: of a bed with a time axis; -1 is the last.
+    Raises InputError as read_map does, and where there is no bed in the file.
     """
     with open_netcdf(path) as ds:
-        try:
-            patches = {name: np.ma.filled(ds.variables[name][...])
-                       for name in ("thk", "x", "y", "split", "row", "column")}
-            patches["topg"] = np.ma.filled(ds["topg"][...]) if "topg" in ds.variables else None
-            patches["attrs"] = {key: ds.getncattr(key) for key in ds.ncattrs()}
-            patches["attrs"]["scale"] = int(ds.getncattr("scale"))
-        except (KeyError, AttributeError, OSError, RuntimeError) as error:
-            raise InputError(
-                f"{path}: not a file of patches that prepare_data.py wrote, or truncated "
-                f"({one_line(error)}); make it anew with prepare_data.py"
-            ) from None
-    return patches
+        (x_dim, x), (y_dim, y) = (read_axis(ds, name, path) for name in "xy")
+        variable = find_variable(ds, "topg")
+        if variable is None:
+            raise InputError(f"{path}: no bed (topg, bed, standard name bedrock_altitude); it has "
+                             f"{', '.join(ds.variables)}")
+
+        def in_file(part, values):
+            """The slice of the file's own axis, and the step that makes it ascending."""
+            start, stop, _ = part.indices(len(values))
+            if values[0] < values[-1]:
+                return slice(start, stop), 1
+            return slice(len(values) - stop, len(values) - start), -1
+
+        def read(rows, columns):
+            (rows, step_y), (columns, step_x) = in_file(rows, y), in_file(columns, x)
+            field = read_field(ds, "topg", x_dim, y_dim, record, path, rows, columns)
+            return field[::step_y, ::step_x]
+
+        yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
+               "read": read, "name": Path(path).name, "path": Path(path),
+               "sha256": file_sha256(path), "crs": read_crs(ds), "citation": find_citation(ds),
+               "record_text": record_text(ds, *pick_record(variable, x_dim, y_dim, record, path))}
 
 
-def in_split(patches, *names):
-    """Numbers of the patches in the given splits ("train", "validation", ...), ascending."""
-    return np.flatnonzero(np.isin(patches["split"], [SPLITS.index(name) for name in names]))
+# ------------------------------------------------------------------ ice geometry
 
 
-# ------------------------------------------------------------------ ice-sheet geometry
+def is_ice(thk):
+    """Where there is ice: thickness `thk` [m] above LEAST_ICE_M."""
+    return thk > LEAST_ICE_M
 
 
-def surface(thk, topg):
+def floats(thk, topg):
+    """Where ice `thk` [m] is too light to lie on the bed `topg` [m]; arrays or tensors."""
+    return RHO_ICE / RHO_SEA * thk < -topg
+
+
+def upper_surface(thk, topg):
     """Upper surface elevation [m] of ice `thk` [m] on bed `topg` [m], grounded or floating.
 
-    max(thk + topg, (1 - rho_ice / rho_sea) thk), and 0 where there is no ice: flotation decides by
-    itself which of the two is higher.
+    max(thk + topg, (1 - rho_ice / rho_sea) thk): flotation decides by itself which is higher.
+    Without ice: that of the land or, at 0, of the sea.
     """
-    return np.where(thk > 0, np.maximum(thk + topg, (1 - RHO_ICE / RHO_SEA) * thk), 0)
+    return np.maximum(thk + topg, (1 - RHO_ICE / RHO_SEA) * thk)
 
 
-def thickness(usrf, topg):
-    """Ice thickness [m] from its surface `usrf` [m] over the bed `topg` [m]: surface() inverted.
+def ice_thickness(usrf, topg):
+    """Ice thickness [m] below the surface `usrf` [m] over the bed `topg` [m]: the inverse.
 
     usrf - topg where that is heavy enough to ground; else floating ice in hydrostatic equilibrium,
     which at the grounding line is the same. Never below 0.
@@ -546,15 +549,44 @@ def thickness(usrf, topg):
     ratio = RHO_ICE / RHO_SEA
     grounded = usrf - topg
     floating = np.minimum(usrf / (1 - ratio), -topg / ratio)
-    return np.maximum(np.where(ratio * grounded >= -topg, grounded, floating), 0)
+    return np.maximum(np.where(floats(grounded, topg), floating, grounded), 0)
 
 
-def surface_mask(thk, topg):
-    """Surface type of each cell, int8 values of MASKS, -1 where thk is NaN; thk, topg in m."""
-    ice = thk > LEAST_ICE_M
-    grounds = RHO_ICE / RHO_SEA * thk >= -topg
-    mask = np.where(ice, np.where(grounds, 2, 3), np.where(topg > 0, 1, 0))
-    return np.where(np.isnan(thk), -1, mask).astype(np.int8)
+def surface_base(thk, topg_before, topg):
+    """Thickness [m] of the ice that a finer bed leaves under the surface of ice `thk` [m].
+
+    topg_before: bed under thk, at its resolution [m]; topg: the finer bed [m]. Where thk is 0 the
+    surface is taken to be at 0 m.
+    """
+    usrf = np.where(thk > 0, upper_surface(thk, topg_before), 0)
+    return ice_thickness(usrf, topg)
+
+
+def cell_type(thk, topg):
+    """Type of each cell: int8, place in CELL_TYPES, -1 where thk or topg [m] is NaN."""
+    with_ice = np.where(floats(thk, topg), 3, 2)
+    kind = np.where(is_ice(thk), with_ice, np.where(topg >= 0, 1, 0))
+    return np.where(np.isnan(thk) | np.isnan(topg), -1, kind).astype(np.int8)
+
+
+def cells_by_type(thk, topg, near_cells):
+    """Cells (y, x) that are scored by themselves, from thk and topg [m], (y, x): {name: bool}.
+
+    grounded, floating: ice; ice_free: land or open ocean; margin: cells of any of these within
+    near_cells (from centre to centre) of a cell of another one, that is of an ice edge or a
+    grounding line. Where topg is None: ice and margin (the ice edge).
+    """
+    if topg is None:
+        types = {"ice": is_ice(thk)}
+    else:
+        kind = cell_type(thk, topg)
+        types = {"grounded": kind == 2, "floating": kind == 3,
+                 "ice_free": (kind == 0) | (kind == 1)}
+    margin = np.zeros(thk.shape, bool)
+    for cells in [*types.values(), ~is_ice(thk)]:
+        if cells.any() and not cells.all():  # else there is no other cell to be near to
+            margin |= cells & (scipy.ndimage.distance_transform_edt(cells) <= near_cells)
+    return types | {"margin": margin}
 
 
 # ------------------------------------------------------------------ interpolation operators
@@ -563,129 +595,6 @@ def surface_mask(thk, topg):
 def coarse_size(size, factor):
     """Cells or samples along an axis of `size` cells reduced by `factor`: 20, 10, 5, 3 for 41."""
     return max(round(size / factor), 1)
-
-
-def area_means(size, coarse):
-    """Matrix (coarse, size) that averages `size` cells over `coarse` equal cells of the same axis.
-
-    A fine cell that lies across two coarse ones counts in each by its overlap, so the mean over the
-    axis, and with it the ice volume, is kept exactly whether or not `coarse` divides `size`.
-    """
-    fine_edges = np.arange(size + 1) * coarse / size  # in units of coarse cells
-    edges = np.arange(coarse + 1)
-    overlap = np.minimum(edges[1:, None], fine_edges[1:]) - np.maximum(
-        edges[:-1, None], fine_edges[:-1]
-    )
-    return np.maximum(overlap, 0)
-
-
-def spline_weights(coarse, size):
-    """Matrix (size, coarse) that interpolates from centres of `coarse` cells to those of `size`.
-
-    Both sets of cells divide the same axis, so nothing shifts by half a cell. Natural cubic spline:
-    constants and ramps come back exactly, the outermost half cells are extrapolated.
-    """
-    if coarse == 1:
-        return np.ones((size, 1))
-    centres = (np.arange(coarse) + 0.5) * size / coarse
-    spline = scipy.interpolate.CubicSpline(centres, np.eye(coarse), bc_type="natural")
-    return spline(np.arange(size) + 0.5)
-
-
-def reduction_weights(size, coarse, degrade):
-    """Matrix (coarse, size) that reduces an axis of `size` cells: W_y @ field @ W_x.T.
-
-    degrade `bicubic`: point samples on a cubic spline, that of scipy.ndimage.zoom as in the
-    original (the corner samples are the corner cells' values); `area`: means over coarse cells.
-    """
-    if degrade == "area":
-        return area_means(size, coarse)
-    return scipy.ndimage.zoom(np.eye(size), (coarse / size, 1))
-
-
-def enlargement_weights(coarse, size, degrade):
-    """Matrix (size, coarse) that brings samples or means of an axis back to `size` cells.
-
-    A cubic spline through the samples, on the corner cells' centres (`bicubic`, that of
-    scipy.ndimage.zoom), or on the centres of the coarse cells, which the fine ones subdivide
-    (`area`).
-    """
-    if degrade == "area":
-        return spline_weights(coarse, size)
-    return scipy.ndimage.zoom(np.eye(coarse), (size / coarse, 1))
-
-
-def reduce_fields(fields, factor, degrade):
-    """Reduce fields (n, y, x) by `factor` to (n, coarse y, coarse x): see reduction_weights."""
-    down_y, down_x = (reduction_weights(n, coarse_size(n, factor), degrade)
-                      for n in fields.shape[1:])
-    return down_y @ np.asarray(fields, np.float64) @ down_x.T
-
-
-def enlarge_fields(fields, shape, degrade):
-    """Bring reduced fields (n, coarse y, coarse x) back to `shape`: see enlargement_weights."""
-    up_y, up_x = (enlargement_weights(*sizes, degrade)
-                  for sizes in zip(fields.shape[1:], shape, strict=True))
-    return up_y @ fields @ up_x.T
-
-
-def linear_weights(coarse, size, degrade):
-    """Matrix (size, coarse): linear interpolation from samples or means of an axis to its cells.
-
-    Between the places of enlargement_weights; beyond the outermost one its value is kept.
-    """
-    if degrade == "area":
-        places = (np.arange(coarse) + 0.5) * size / coarse - 0.5
-    else:
-        places = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
-    return np.stack([np.interp(np.arange(size), places, one) for one in np.eye(coarse)], axis=1)
-
-
-@functools.lru_cache(maxsize=32)
-def smoothing_weights(size, factor, degrade):
-    """Matrix (size, size): an axis of cells reduced by `factor` and brought back linearly."""
-    coarse = coarse_size(size, factor)
-    return linear_weights(coarse, size, degrade) @ reduction_weights(size, coarse, degrade)
-
-
-@functools.lru_cache(maxsize=16)
-def consistency_weights(size, scale, degrade):
-    """Matrices (recover, reduce, spread) for an axis of `size` cells, see model.make_consistent.
-
-    recover (coarse, size): coarse values from level 0, which was enlarged from them; reduce
-    (coarse, size): coarse values of a fine field; spread (size, coarse): a fine field from coarse
-    values. bicubic: linear between the samples, so that `reduce` of it gives them back; area: the
-    coarse value in each of its cells. Raises InputError where coarse cells are not whole cells.
-    """
-    coarse = coarse_size(size, scale)
-    if degrade == "area" and size != coarse * scale:
-        raise InputError(f"consistency needs whole coarse cells: {size} cells do not divide by "
-                         f"{scale}; train with --no-consistency, or prepare larger patches")
-    enlarge = enlargement_weights(coarse, size, degrade)
-    reduce = reduction_weights(size, coarse, degrade)
-    if degrade == "area":
-        spread = (reduce > 0).T.astype(float)
-    else:
-        linear = linear_weights(coarse, size, degrade)
-        spread = linear @ np.linalg.inv(reduce @ linear)
-    return np.linalg.pinv(enlarge), reduce, spread
-
-
-def fill_nearest(field, unknown):
-    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
-    if unknown.all():
-        return np.zeros_like(field)
-    if not unknown.any():
-        return field
-    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
-                                                   return_indices=True)
-    return field[tuple(nearest)]
-
-
-def finer_axis(axis, factor):
-    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
-    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
-    return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
 
 
 def overlap_weights(source, target):
@@ -710,40 +619,60 @@ def overlap_weights(source, target):
         (len(target), len(source)))
 
 
-def bring_to_cells(bed, x, y):
-    """The bed on the cells x, y (centres [m], ascending, evenly spaced): (y, x) float32 [m].
+def spline_weights(source, target):
+    """Matrix (target, source): natural cubic spline through values at `source`, at `target` [m].
 
-    bed: see open_bed. A finer bed is averaged over the cells, wherever its own lie; one as coarse
-    or coarser is interpolated by cubic splines. NaN where less than half a cell is known.
+    Constants and ramps come back exactly; beyond the outermost centres it goes on.
     """
-    start = [int(np.argmin(np.abs(bed[name] - axis[0]))) for name, axis in (("y", y), ("x", x))]
-    same = tuple(slice(first, first + len(axis)) for first, axis in zip(start, (y, x), strict=True))
-    if all(len(bed[name][part]) == len(axis) and np.allclose(
-            bed[name][part], axis, rtol=0, atol=1e-3 * (axis[1] - axis[0]))
-            for name, part, axis in zip("yx", same, (y, x), strict=True)):
-        return bed["read"](*same)
-    parts, weights = [], []
-    for name, axis in (("y", y), ("x", x)):
-        source, wide = bed[name], axis[1] - axis[0]
-        spacing = source[1] - source[0]
-        finer = spacing < 0.999 * wide
-        margin = (wide if finer else 12 * spacing) + spacing  # the spline forgets what lies farther
-        start, stop = np.searchsorted(source, (axis[0] - margin, axis[-1] + margin))
-        if stop - start < 2:
-            return np.full((len(y), len(x)), np.nan, np.float32)
-        source = source[start:stop]
-        parts.append(slice(start, stop))
-        if finer:
-            weights.append(overlap_weights(source, axis))
-        else:
-            spline = scipy.interpolate.CubicSpline(source, np.eye(len(source)), bc_type="natural")
-            beyond = (axis < source[0] - spacing / 2) | (axis > source[-1] + spacing / 2)
-            weights.append(np.where(beyond[:, None], 0, spline(axis)))
-    field = bed["read"](*parts)
-    known = np.isfinite(field)
-    share = weights[0] @ known.astype(float) @ weights[1].T
-    mean = weights[0] @ np.where(known, field, 0).astype(float) @ weights[1].T
-    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
+    if len(source) == 1:
+        return np.ones((len(target), 1))
+    return scipy.interpolate.CubicSpline(source, np.eye(len(source)), bc_type="natural")(target)
+
+
+def cell_centres(size, cells):
+    """Centres of `cells` equal cells on an axis of `size` cells, in those from the first's edge."""
+    return (np.arange(cells) + 0.5) * size / cells
+
+
+def reduction_weights(size, coarse, degrade):
+    """Matrix (coarse, size) that reduces an axis of `size` cells: W_y @ field @ W_x.T.
+
+    degrade `bicubic`: point samples on a cubic spline, that of scipy.ndimage.zoom as in the
+    original (the corner samples are the corner cells' values); `area`: means over coarse cells.
+    """
+    if degrade == "bicubic":
+        return scipy.ndimage.zoom(np.eye(size), (coarse / size, 1))
+    if size == 1:
+        return np.ones((coarse, 1))
+    if coarse == 1:
+        return np.full((1, size), 1 / size)
+    return overlap_weights(cell_centres(size, size), cell_centres(size, coarse)).toarray()
+
+
+def enlargement_weights(coarse, size, degrade):
+    """Matrix (size, coarse) that brings samples or means of an axis back to `size` cells.
+
+    A cubic spline through the samples, on the corner cells' centres (`bicubic`, that of
+    scipy.ndimage.zoom), or on the centres of the coarse cells, which the fine ones divide (`area`):
+    nothing shifts by half a cell.
+    """
+    if degrade == "bicubic":
+        return scipy.ndimage.zoom(np.eye(coarse), (size / coarse, 1))
+    return spline_weights(cell_centres(size, coarse), cell_centres(size, size))
+
+
+def reduce_fields(fields, factor, degrade):
+    """Reduce fields (n, y, x) by `factor` to (n, coarse y, coarse x): see reduction_weights."""
+    down_y, down_x = (reduction_weights(n, coarse_size(n, factor), degrade)
+                      for n in fields.shape[1:])
+    return down_y @ np.asarray(fields, np.float64) @ down_x.T
+
+
+def enlarge_fields(fields, shape, degrade):
+    """Bring reduced fields (n, coarse y, coarse x) back to `shape`: see enlargement_weights."""
+    up_y, up_x = (enlargement_weights(*sizes, degrade)
+                  for sizes in zip(fields.shape[1:], shape, strict=True))
+    return up_y @ fields @ up_x.T
 
 
 def make_levels(fields, scale, degrade):
@@ -761,76 +690,50 @@ def make_levels(fields, scale, degrade):
     return np.stack([*levels, fields], axis=1).astype(np.float32)
 
 
-# ------------------------------------------------------------------ metrics
+# ------------------------------------------------------------------ scores
 
 
-def errors(predicted, label, thk_max_m):
-    """Errors of predicted thickness against the label, any shape, both in m.
+def rmse_m(thk, label, axis=None):
+    """Root mean square of thk - label [m], over everything or over `axis`."""
+    return np.sqrt(np.mean((np.asarray(thk, np.float64) - label) ** 2, axis=axis))
 
-    Returns a dict: `mse` = mean square of (predicted - label) / thk_max_m, the quantity that the
-    original work calls RMSE; `rmse_m`, `mae_m`, and `bias_m` (predicted - label) in metres.
+
+def errors(thk, label, thk_max_m, spacing_m):
+    """Errors of a thickness against the label, any shape, both in m: a dict.
+
+    mse: mean square of (thk - label) / thk_max_m, the quantity that the original calls RMSE.
+    rmse_m, mae_m, bias_m (thk - label) [m].
+    volume_error_km3: of the ice volume, and volume_error_percent of the label's; the latter is left
+    out where no cell of the label is ice. Cells are spacing_m squared, areas of the projection: its
+    scale (up to some per cent away from the latitude of true scale) is not corrected for.
     """
-    difference = np.asarray(predicted, np.float64) - np.asarray(label, np.float64)
-    mean_square = np.mean(difference**2)
-    return {"mse": float(mean_square / thk_max_m**2), "rmse_m": float(np.sqrt(mean_square)),
-            "mae_m": float(np.mean(np.abs(difference))), "bias_m": float(np.mean(difference))}
+    difference = np.asarray(thk, np.float64) - label
+    found = {"mse": np.mean((difference / thk_max_m) ** 2), "rmse_m": rmse_m(thk, label),
+             "mae_m": np.mean(np.abs(difference)), "bias_m": np.mean(difference),
+             "volume_error_km3": difference.sum() * spacing_m**2 / 1e9}
+    if np.any(is_ice(label)):
+        found["volume_error_percent"] = 100 * difference.sum() / np.sum(label, dtype=np.float64)
+    return {name: float(value) for name, value in found.items()}
 
 
-def rmse_m(predicted, label, axis=None):
-    """Root mean square of predicted - label [m], over everything or over `axis`."""
-    difference = np.asarray(predicted, np.float64) - np.asarray(label, np.float64)
-    return np.sqrt(np.mean(difference**2, axis=axis))
+def score(thickness, label, cells, thk_max_m, spacing_m):
+    """Score every method against the label in some cells, of patches or of a map: a dict.
 
-
-def volume_error(predicted, label, spacing_m):
-    """Error in ice volume of predicted thickness against the label, any shape, both in m.
-
-    Returns a dict: `volume_error_km3`, predicted - label, and `volume_error_percent` of the label's
-    volume, None where the label has no ice. Cells are spacing_m squared, areas of the projection:
-    its scale (up to some per cent away from the latitude of true scale) is not corrected for.
+    thickness: {method: thk [m]}, label [m], cells (bool): of one shape.
+    n_cells; errors: {method: see errors}; ratio: {other method: MSE of the model / its MSE}, left
+    out where the other has no error to speak of (RMSE below LEAST_RMSE_M). Without cells both are
+    empty.
     """
-    metres = np.sum(np.asarray(predicted, np.float64) - np.asarray(label, np.float64))
-    ice = np.sum(label, dtype=np.float64)
-    return {"volume_error_km3": float(metres * spacing_m**2 / 1e9),
-            "volume_error_percent": float(100 * metres / ice) if ice > 0 else None}
+    scores = {"n_cells": int(np.count_nonzero(cells)), "errors": {}, "ratio": {}}
+    if scores["n_cells"]:
+        scores["errors"] = {method: errors(thk[cells], label[cells], thk_max_m, spacing_m)
+                            for method, thk in thickness.items()}
+        scores["ratio"] = ratios(scores["errors"])
+    return scores
 
 
-def surface_types(thk, topg, near_cells):
-    """Masks (y, x) of what a map has in its cells, from `thk` and `topg` [m], (y, x): a dict.
-
-    grounded, floating: ice, by flotation; ice_free: rock or open ocean; margin: cells of any of
-    these within near_cells (from centre to centre) of a cell of another one, that is of an ice edge
-    or a grounding line; all. Where topg is None only ice, margin (the ice edge) and all.
-    """
-    ice = np.asarray(thk) > 0
-    if topg is None:
-        types = {"ice": ice}
-    else:
-        grounds = RHO_ICE / RHO_SEA * thk >= -topg
-        types = {"grounded": ice & grounds, "floating": ice & ~grounds, "ice_free": ~ice}
-    margin = np.zeros(ice.shape, bool)
-    for kind in [*types.values(), ~ice]:
-        if not kind.all():  # else there is no other cell to be near to
-            margin |= kind & (scipy.ndimage.distance_transform_edt(kind) <= near_cells)
-    return types | {"margin": margin, "all": np.ones(ice.shape, bool)}
-
-
-def power_spectrum(fields, spacing_m):
-    """Radially averaged power spectrum of fields (patch, y, x) in m, the mean over patches.
-
-    Each patch without its mean, tapered with a Hann window; averaged over rings of wavenumber, one
-    cycle per patch wide, out to two cells per wave. Returns wavenumber (ring,) [cycles km-1] and
-    power (ring,) [m2 km2], a density in the plane of wavenumbers, whose integral over the plane is
-    the variance: noise of variance s2, independent from cell to cell, has s2 * spacing2 throughout.
-    """
-    fields = np.asarray(fields, np.float64)
-    spacing_km, shape = spacing_m / 1000, fields.shape[1:]
-    hann_y, hann_x = (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape)
-    taper = hann_y[:, None] * hann_x
-    transform = np.fft.fft2((fields - fields.mean(axis=(1, 2), keepdims=True)) * taper)
-    power = np.mean(np.abs(transform) ** 2, axis=0) * spacing_km**2 / np.sum(taper**2)
-    wavenumber = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) / spacing_km
-    step = 1 / (min(shape) * spacing_km)
-    ring = np.rint(wavenumber / step).astype(int).ravel()
-    rings = np.arange(1, min(shape) // 2 + 1)
-    return rings * step, (np.bincount(ring, power.ravel()) / np.bincount(ring))[rings]
+def ratios(errors_by_method):
+    """MSE of the model over that of every other method that has an error: {method: ratio}."""
+    return {method: errors_by_method["model"]["mse"] / entry["mse"]
+            for method, entry in errors_by_method.items()
+            if method != "model" and entry["rmse_m"] >= LEAST_RMSE_M}

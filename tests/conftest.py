@@ -1,4 +1,7 @@
-"""What the tests share: small maps, the real grids where they are, and no way to the network."""
+"""What the tests share: small maps, settings, the real grids where they are, and no network.
+
+TensorFlow takes seconds to import: train and model are imported where they are needed.
+"""
 
 import socket
 from pathlib import Path
@@ -8,7 +11,6 @@ import numpy as np
 import pytest
 
 import prepare_data
-import train
 import utils
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,10 +56,8 @@ def write_map(path, dimensions, coordinates, fields, attributes=None):
             ds.createDimension(name, size)
         for name, (dims, values, attrs) in (coordinates | fields).items():
             values = np.asarray(values)
-            fill = attrs.get("_FillValue")
-            variable = ds.createVariable(
-                name, values.dtype, dims, fill_value=fill, zlib=values.ndim > 1
-            )
+            variable = ds.createVariable(name, values.dtype, dims, zlib=values.ndim > 1,
+                                         fill_value=attrs.get("_FillValue"))
             variable[...] = values
             variable.setncatts({key: value for key, value in attrs.items() if key != "_FillValue"})
     return path
@@ -66,38 +66,45 @@ def write_map(path, dimensions, coordinates, fields, attributes=None):
 @pytest.fixture(scope="session")
 def small_map(tmp_path_factory):
     """A file with a corner of the synthetic ice sheet: 123 x 164 cells, 12 patches."""
-    found = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 164))
     path = tmp_path_factory.mktemp("map") / "small.nc"
     return write_map(
         path, {"y": 123, "x": 164},
-        {"x": (("x",), found["x"], {"units": "m"}), "y": (("y",), found["y"], {"units": "m"})},
-        {name: (("y", "x"), found[name], {"units": "m"}) for name in ("thk", "topg")},
+        {"x": (("x",), sheet["x"], {"units": "m"}), "y": (("y",), sheet["y"], {"units": "m"})},
+        {name: (("y", "x"), sheet[name], {"units": "m"}) for name in ("thk", "topg")},
         {"citation": "made for the tests"})
 
 
 @pytest.fixture
 def small_patches(folder, small_map):
-    """data/patches_x4.nc made from small_map in an empty working folder; its contents."""
-    path = prepare_data.prepare(4, utils.read_map(small_map), window=SMALL_WINDOW)
-    return utils.read_patches(path)
+    """data/patches_x4.nc made from small_map in an empty working folder, and read back."""
+    return prepare_data.read_patches(
+        prepare_data.prepare(4, utils.read_map(small_map), window=SMALL_WINDOW))
+
+
+def example_settings(scale=4, recipe="default", data=None, **changes):
+    """Complete settings (see model.SETTINGS) of a quick run `tiny`: a narrow SRCNN, 3 epochs.
+
+    changes: other values of its keys; data: other values of some keys of its `data`.
+    """
+    import train
+
+    settings = train.make_settings(train.parse_arguments(
+        ["--run", "tiny", "--scale", str(scale), "--recipe", recipe]))
+    return settings | {
+        "filters": [8, 4], "kernels": [5, 1, 3], "epochs": 3, "batch_size": 4,
+        "patches": f"data/patches_x{scale}.nc", "versions": utils.versions(), "data": {
+            "source": "example.nc", "source_sha256": "0" * 64, "source_title": "", "citation": "",
+            "record": -1, "synthetic": False, "degrade": "bicubic", "split_method": "random",
+            "fold": [], "test_size": 0.3, "seed": 0, "window": [0.0, 815000.0, 0.0, 610000.0],
+            "spacing_m": 5000.0, "thk_max_m": 4000.0, "thk_norm_m": 4000.0, "topg_norm_m": 2000.0,
+            "crs": {}} | (data or {})} | changes
 
 
 @pytest.fixture
 def small_settings(small_patches):
-    """Settings of a quick run `tiny` on small_patches: 4x, two stages of a narrow SRCNN."""
-    settings = {
-        "run": "tiny",
-        "scale": 4,
-        **train.RECIPES["default"],
-        "recipe": "default",
-        "seed": 0,
-        "filters": (8, 4),
-        "kernels": (5, 1, 3),
-        "epochs": 3,
-        "batch_size": 4,
-    }
-    settings["data"] = prepare_data.describe_data(small_patches)
-    return settings | {key: settings["data"][key] for key in ("thk_norm_m", "topg_norm_m")}
+    """Settings of a quick run `tiny` on small_patches."""
+    return example_settings(data=small_patches["data"])
 
 
 def run_main(main, argv, capsys):

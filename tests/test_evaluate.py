@@ -1,5 +1,6 @@
 """Metrics by hand, figures and tables of a real evaluation, comparison, and what is refused."""
 
+import csv
 import functools
 import json
 import shutil
@@ -7,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SMALL_WINDOW, run_main
+from conftest import SMALL_WINDOW, example_settings, run_main
 
 import evaluate
 import model
@@ -21,7 +22,7 @@ from utils import InputError
 def trained(small_patches, small_settings):
     """The run `tiny`, trained for 3 epochs; its settings."""
     train.train(small_patches, small_settings)
-    return utils.read_settings("tiny")
+    return model.read_settings("tiny")
 
 
 # ---------------------------------------------------------------- metrics
@@ -29,37 +30,38 @@ def trained(small_patches, small_settings):
 
 def flat_patches(*levels_m, topg_m=None, side=41):
     """Two patches side by side, flat at each level, of the given thickness and bed [m]."""
-    thk, topg = (None if levels is None else np.ones((2, 1, side, side)) * np.reshape(
-        levels, (1, -1, 1, 1)) for levels in (levels_m, topg_m))
+    thk, topg = (None if levels is None else np.float32(np.ones((2, 1, side, side)) * np.reshape(
+        levels, (1, -1, 1, 1))) for levels in (levels_m, topg_m))
     x = 5000.0 * np.arange(2 * side).reshape(2, side)
     return {"thk": thk, "topg": topg, "split": np.array([2, 2], np.int8), "x": x, "y": x[[0, 0]],
             "row": np.array([0, 0]), "column": np.array([0, 1])}
 
 
-def plain_settings(**changes):
-    return {"run": "flat", "scale": 4, "recipe": "default", "seed": 3, "validation": True,
-            "consistency": False, "average_turns": False,
-            "data": {"source": "here", "source_title": "", "citation": "", "synthetic": "no",
-                     "degrade": "bicubic", "split": "random", "seed": 0, "thk_max_m": 1000.0,
-                     "spacing_m": 5000.0}} | changes
+FLAT = example_settings(run="flat", seed=3, average_turns=False,
+                        data={"source": "here", "thk_max_m": 1000.0})
 
 
 def test_metrics_by_hand():
     patches = flat_patches(100.0, 120.0, 140.0)
     predictions = np.stack([np.full((2, 41, 41), 110.0), np.full((2, 41, 41), 130.0)])
     predictions[1, 1] = 190  # the second patch is worse than bicubic
-    metrics = evaluate.measure(predictions, patches, plain_settings(), np.arange(2))
-    assert metrics["test"]["bicubic"] == pytest.approx(
-        {"mse": 1.6e-3, "rmse_m": 40, "mae_m": 40, "bias_m": -40})
-    assert metrics["test"]["model"] == pytest.approx(
-        {"mse": (10**2 + 50**2) / 2 / 1000**2, "rmse_m": np.sqrt(1300), "mae_m": 30, "bias_m": 20})
-    assert metrics["test"]["ratio"] == pytest.approx(1300 / 1600)
-    assert metrics["test"]["won"] == 0.5
+    metrics = evaluate.measure(predictions, patches, FLAT, np.arange(2))
+    volume_km3 = 2 * 41**2 * 25e6 / 1e9  # of 1 m of ice
+    test = metrics["test"]
+    assert test["errors"]["bicubic"] == pytest.approx({
+        "mse": 1.6e-3, "rmse_m": 40, "mae_m": 40, "bias_m": -40,
+        "volume_error_km3": -40 * volume_km3, "volume_error_percent": -100 * 40 / 140})
+    assert test["errors"]["model"] == pytest.approx({
+        "mse": (10**2 + 50**2) / 2 / 1000**2, "rmse_m": np.sqrt(1300), "mae_m": 30, "bias_m": 20,
+        "volume_error_km3": 20 * volume_km3, "volume_error_percent": 100 * 20 / 140})
+    assert test["ratio"] == {"bicubic": pytest.approx(1300 / 1600)}
+    assert test["won"] == {"bicubic": 0.5}
+    assert test["n_cells"] == 2 * 41**2
     first, second = metrics["stages"]
     assert (first["from_km"], first["to_km"], second["from_km"], second["to_km"]) == (20, 10, 10, 5)
-    assert first["bicubic"]["rmse_m"] == pytest.approx(20)
-    assert first["model"]["rmse_m"] == pytest.approx(10)
-    assert second["model"] == metrics["test"]["model"]
+    assert first["errors"]["bicubic"]["rmse_m"] == pytest.approx(20)
+    assert first["errors"]["model"]["rmse_m"] == pytest.approx(10)
+    assert second["errors"] == test["errors"]
 
 
 def test_surface_base_by_hand():
@@ -67,52 +69,59 @@ def test_surface_base_by_hand():
     patches = flat_patches(900.0, 940.0, 1000.0, topg_m=[150.0, 120.0, 100.0])
     predictions = np.stack([np.full((2, 41, 41), 945.0), np.full((2, 41, 41), 1025.0)])
     predictions[1, 1] = 1100
-    metrics = evaluate.measure(predictions, patches, plain_settings(), np.arange(2))
+    metrics = evaluate.measure(predictions, patches, FLAT, np.arange(2))
     first, test = metrics["stages"][0], metrics["test"]
-    assert first["surface"]["bias_m"] == pytest.approx(930 - 940)
-    assert test["surface"] == pytest.approx(
-        {"mse": 2.5e-3, "rmse_m": 50, "mae_m": 50, "bias_m": -50})
-    assert test["ratio_surface"] == pytest.approx((25**2 + 100**2) / 2 / 50**2)
-    assert (test["won_surface"], test["won"]) == (0.5, 0.5)
+    assert first["errors"]["surface_base"]["bias_m"] == pytest.approx(930 - 940)
+    assert "surface_base_consistent" not in first["errors"]  # of the whole chain alone
+    assert test["errors"]["surface_base"]["bias_m"] == pytest.approx(-50)
+    assert test["ratio"]["surface_base"] == pytest.approx((25**2 + 100**2) / 2 / 50**2)
+    assert (test["won"]["surface_base"], test["won"]["bicubic"]) == (0.5, 0.5)
     assert [(row["method"], row["rmse_m"]) for row in evaluate.metrics_rows(metrics)[:2]] == [
-        ("bicubic", pytest.approx(40)), ("surface", pytest.approx(10))]
+        ("bicubic", pytest.approx(40)), ("surface_base", pytest.approx(10))]
 
 
-def test_surface_base_made_consistent_is_measured_beside_a_model_that_is():
-    topg = np.zeros((2, 3, 48, 48))
-    topg[:, 2, :, ::2] = -100  # half of the cells lie 100 m deeper, so they hold more ice
-    patches = flat_patches(500.0, 500.0, 500.0, topg_m=[0.0, 0.0, 0.0])
-    patches |= {"thk": np.full((2, 3, 48, 48), 500.0, "f"), "topg": topg.astype("f"),
-                "x": 5000.0 * np.arange(96).reshape(2, 48)}
-    patches["y"] = patches["x"][[0, 0]]
-    predictions = np.full((2, 2, 48, 48), 500.0)
-    settings = plain_settings(consistency=True)
-    settings["data"]["degrade"] = "area"
-    test = evaluate.measure(predictions, patches, settings, np.arange(2))["test"]
+def test_surface_base_made_consistent_by_hand():
+    patches = flat_patches(500.0, 500.0, 500.0, topg_m=[0.0, 0.0, 0.0], side=48)
+    patches["topg"][:, 2, :, ::2] = -100  # half of the cells lie 100 m deeper: they hold more ice
+    settings = example_settings(run="flat", data={"degrade": "area", "thk_max_m": 1000.0})
+    test = evaluate.measure(np.full((2, 2, 48, 48), 500.0), patches, settings, np.arange(2))["test"]
     # 500 and 600 m where 500 are right; scaled by 500 / 550
-    assert test["surface"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
-    assert test["surface_consistent"]["rmse_m"] == pytest.approx(50 * 500 / 550, rel=1e-3)
-    assert test["surface_consistent"]["bias_m"] == pytest.approx(0, abs=0.01)
-    assert "surface_consistent" not in evaluate.measure(
-        predictions, patches, plain_settings(), np.arange(2))["test"]
+    assert test["errors"]["surface_base"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
+    mended = test["errors"]["surface_base_consistent"]
+    assert mended["rmse_m"] == pytest.approx(50 * 500 / 550, rel=1e-3)
+    assert mended["bias_m"] == pytest.approx(0, abs=0.01)
 
 
 def test_surface_base_starts_from_no_ice_where_the_spline_falls_below_zero():
-    patches = flat_patches(-30.0, 0.0, topg_m=[200.0, 100.0])
-    found = evaluate.estimate(np.zeros((2, 41, 41)), patches, np.arange(2))
-    np.testing.assert_array_equal(found["surface"], 0)
+    patches = flat_patches(-30.0, 0.0, 0.0, topg_m=[200.0, 150.0, 100.0])
+    by_method = evaluate.with_baselines(np.zeros((2, 41, 41)), patches, np.arange(2), FLAT)
+    np.testing.assert_array_equal(by_method["surface_base"], 0)
 
 
-def test_without_a_bed_there_is_no_surface_base():
+def test_a_method_that_is_missing_is_absent():
     patches = flat_patches(100.0, 120.0, 140.0)
-    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, plain_settings(),
-                               np.arange(2))
-    test = metrics["test"]
-    for entry in (test, metrics["stages"][0]):
-        assert entry["surface"] is entry["ratio_surface"] is entry["won_surface"] is None
-    assert set(test["by_type"]) == {"ice", "margin", "all"}
-    assert test["by_type"]["all"]["surface"] is test["detail"]["surface"] is None
+    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2))
+    assert set(metrics["by_type"]) == {"ice", "margin"}
+    for entry in (metrics["test"], *metrics["stages"], metrics["by_type"]["ice"]):
+        assert set(entry["errors"]) == {"bicubic", "model"}
+        assert set(entry["ratio"]) == {"bicubic"}
+    assert metrics["by_type"]["margin"] == {"n_cells": 0, "errors": {}, "ratio": {}}  # no edge
+    assert set(metrics["detail"]) == set(metrics["spectrum"]["power"]) == {"bicubic", "model"}
     assert {row["method"] for row in evaluate.metrics_rows(metrics)} == {"bicubic", "model"}
+
+
+def test_perfect_baseline_leaves_no_nan(folder, capsys):
+    """Nothing to divide by: no ratio, a dash in the table, valid JSON and CSV."""
+    patches = flat_patches(0.0, 0.0, 0.0)
+    metrics = evaluate.measure(np.full((2, 2, 41, 41), 0.5), patches, FLAT, np.arange(2))
+    assert metrics["test"]["ratio"] == {}
+    utils.write_json("metrics.json", metrics)
+    utils.write_table("metrics.csv", evaluate.metrics_rows(metrics))
+    evaluate.print_rows(evaluate.metrics_rows(metrics))
+    evaluate.print_scores({"all": metrics["test"]})
+    said = capsys.readouterr().out + (folder / "metrics.csv").read_text()
+    assert "nan" not in said.lower() and "+0.00" not in said.splitlines()[-1]
+    assert " - " in said
 
 
 def test_errors_by_type_with_the_margin_of_the_patch_beside():
@@ -121,41 +130,47 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
     patches["thk"][0], patches["topg"][0] = 0, -3000
     predicted = patches["thk"][:, -1].copy()
     predicted[1, :, :8] += 10
-    maps = {"bicubic": predicted - 20, "model": predicted}
-    ice = evaluate.measure_types({name: field[[1]] for name, field in maps.items()}, patches,
-                                 plain_settings(), np.array([1]))
+    by_method = {"bicubic": predicted - 20, "model": predicted}
+    ice = evaluate.score_types({name: thk[[1]] for name, thk in by_method.items()}, patches, FLAT,
+                               np.array([1]))
     assert {name: entry["n_cells"] for name, entry in ice.items()} == {
-        "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48, "all": 48**2}
-    assert ice["margin"]["model"] == pytest.approx(
+        "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48}
+    assert ice["margin"]["errors"]["model"] == pytest.approx(
         {"mse": 1e-4, "rmse_m": 10, "mae_m": 10, "bias_m": 10,
          "volume_error_km3": 10 * 8 * 48 * 25e6 / 1e9, "volume_error_percent": 1})
-    assert ice["margin"]["bicubic"]["bias_m"] == pytest.approx(-10)
-    assert ice["all"]["model"]["bias_m"] == pytest.approx(10 * 8 / 48)
-    assert ice["floating"]["model"] is ice["all"]["surface"] is None
-    ocean = evaluate.measure_types(maps, patches, plain_settings(), np.arange(2))["ice_free"]
-    assert (ocean["n_cells"], ocean["model"]["volume_error_percent"]) == (48**2, None)
+    assert ice["margin"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
+    assert ice["floating"]["errors"] == {}
+    ocean = evaluate.score_types(by_method, patches, FLAT, np.arange(2))["ice_free"]
+    assert ocean["n_cells"] == 48**2
+    assert "volume_error_percent" not in ocean["errors"]["model"]
 
 
-def test_worst_patches_are_named_with_their_places():
-    patches = flat_patches(100.0, 100.0)
-    predicted = patches["thk"][:, -1] + np.array([3.0, -7.0])[:, None, None]
-    worst = evaluate.worst_patches(evaluate.estimate(predicted, patches, np.arange(2)), patches,
-                                   np.arange(2))
-    assert worst[0] == {"patch": 1, "x_km": 305, "y_km": 100, "bicubic_rmse_m": 0,
-                        "surface_rmse_m": None, "model_rmse_m": 7}
-    assert worst[1]["patch"] == 0
+def test_power_spectrum_of_a_wave_and_of_noise():
+    spacing_m, n = 5000.0, 41
+    wavenumber, power = evaluate.power_spectrum(
+        7.0 + 30 * np.sin(2 * np.pi * 8 / n * np.arange(n)) * np.ones((3, n, 1)), spacing_m)
+    np.testing.assert_allclose(wavenumber, np.arange(1, 21) / (41 * 5))  # cycles per km
+    assert np.argmax(power) == 8 - 1
+    step = wavenumber[0]
+    assert np.sum(power * 2 * np.pi * wavenumber) * step == pytest.approx(30**2 / 2, rel=0.05)
+    assert np.all(power[[*range(5), *range(10, 20)]] < 1e-6 * power.max())
+
+    noise = 100 + 20 * np.random.default_rng(0).standard_normal((400, n, n))
+    power = evaluate.power_spectrum(noise, spacing_m)[1]
+    np.testing.assert_allclose(power[1:], 20**2 * 5**2, rtol=0.1)  # times (1 / 5 km)2: 20 m squared
 
 
 def test_detail_is_what_lies_between_coarse_and_fine_grid():
     """Waves of 41 / 10 cells (20.5 km) at 4x, where the coarse grid ends at 40 km."""
     wave = 100 * np.sin(2 * np.pi * 10 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    maps = {"bicubic": 0 * wave, "surface": -wave, "model": wave / 2}
-    spectrum, detail = evaluate.measure_spectra(maps, wave, plain_settings())
-    for method, power, explained in (("bicubic", 0, 0), ("surface", 1, -3), ("model", 0.25, 0.75)):
+    by_method = {"bicubic": 0 * wave, "surface_base": -wave, "model": wave / 2}
+    spectrum, detail = evaluate.measure_spectra(by_method, wave, FLAT)
+    for method, power, explained in (("bicubic", 0, 0), ("surface_base", 1, -3),
+                                     ("model", 0.25, 0.75)):
         assert detail[method] == pytest.approx({"power": power, "explained": explained})
     assert spectrum["wavelength_km"][np.argmax(spectrum["label"])] == pytest.approx(20.5)
     slow = 100 * np.sin(2 * np.pi * 2 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    detail = evaluate.measure_spectra({"model": wave + slow}, wave, plain_settings())[1]
+    detail = evaluate.measure_spectra({"model": wave + slow}, wave, FLAT)[1]
     assert detail["model"]["explained"] == pytest.approx(1, abs=1e-3)  # waves of 100 km: no matter
 
 
@@ -173,7 +188,7 @@ def test_window_is_put_together_as_it_was_cut():
     field = np.random.default_rng(0).random((82, 123))
     cut = prepare_data.cut_patches(field)
     row, column = np.divmod(np.arange(6), 3)
-    np.testing.assert_array_equal(evaluate.assemble(cut, {"row": row, "column": column}), field)
+    np.testing.assert_array_equal(prepare_data.assemble(cut, {"row": row, "column": column}), field)
 
 
 def test_axes_end_at_the_edges_of_the_cells():
@@ -182,8 +197,9 @@ def test_axes_end_at_the_edges_of_the_cells():
 
 
 def test_title_of_a_figure_says_synthetic():
-    metrics = {"run": "x8", "synthetic": True, "scale": 8, "degrade": "area", "split": "block",
-               "source": "synthetic ice sheet, seed 0", "stages": [{"to_km": 5.0}]}
+    metrics = {"run": "x8", "synthetic": True, "scale": 8, "degrade": "area",
+               "split": "block split", "source": "synthetic ice sheet, seed 0",
+               "stages": [{"to_km": 5.0}]}
     assert evaluate.headline(metrics).startswith("SYNTHETIC ice sheet, no real place")
     assert "40 km to 5 km (8x, area reduction, block split)" in evaluate.headline(metrics)
     assert "SYNTHETIC" not in evaluate.headline(metrics | {"synthetic": False})
@@ -197,90 +213,112 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     said = capsys.readouterr().out
     results = folder / "results" / "tiny"
     metrics = json.loads((results / "metrics.json").read_text())
-    for key in (
-        "run",
-        "scale",
-        "recipe",
-        "synthetic",
-        "source",
-        "degrade",
-        "split",
-        "seed",
-        "thk_max_m",
-        "n_train",
-        "n_test",
-        "versions",
-        "citation",
-    ):
-        assert key in metrics
     assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (7, 1, 4)
-    assert metrics["versions"]["tensorflow"]
+    assert (metrics["run"], metrics["source"], metrics["citation"]) == (
+        "tiny", "small.nc", "made for the tests")
+    assert metrics["settings"] == trained
+    assert metrics["versions"]["tensorflow"] == tf.__version__
+    assert metrics["weights_sha256"] == model.weights_sha256("tiny")
     assert tf.train.latest_checkpoint("checkpoints/tiny/best").endswith(f"-{metrics['epoch']}")
-    assert f"{metrics['test']['model']['rmse_m']:.1f}" in said
-    for name in ("comparison", "window", "training", "patches", "spectrum"):
-        assert (results / f"{name}.png").stat().st_size > 10000
-    assert len(list((results / "patches").iterdir())) == 4 * 4
-    assert b'"run": "tiny"' in (results / "window.png").read_bytes()  # says what made it
-    assert (
-        (results / "metrics.csv")
-        .read_text()
-        .splitlines()[0]
-        .startswith("run,part,from_km,to_km,method,mse")
-    )
+    errors = metrics["test"]["errors"]
+    assert f"{errors['model']['rmse_m']:.1f}" in said
+    for name in ("comparison", "window", "training", "patches", "spectrum"):  # what made it
+        assert b'"run": "tiny"' in (results / f"{name}.png").read_bytes()
+    assert sorted(path.name for path in (results / "patches").iterdir())[:4] == [
+        f"{prepare_data.in_split(small_patches, 'test')[0]:03d}_{name}.png"
+        for name in ("bicubic", "label", "predicted", "surface_base")]
+    header, *rows = (results / "metrics.csv").read_text().splitlines()
+    assert header.startswith("run,part,from_km,to_km,method,mse")
+    assert len(rows) == 3 + 4 + 4  # two stages and the whole
 
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    chain = functools.partial(model.run_chain, evaluate.load_layers(trained), settings=trained)
-    predicted = model.predict(chain, thk[:, 0], topg, trained)[-1]
+    chain = functools.partial(model.run_chain, model.load_layers(trained), settings=trained)
+    predicted = model.predict(chain, thk[:, 0], topg, True)[-1]
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
-    assert metrics["test"]["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
-    assert metrics["test"]["bicubic"]["rmse_m"] == pytest.approx(
+    assert errors["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
+    assert errors["bicubic"]["rmse_m"] == pytest.approx(
         np.sqrt(np.mean((np.float64(thk[:, 0]) - thk[:, -1]) ** 2)))
-    base = utils.thickness(utils.surface(np.maximum(thk[:, 0], 0), topg[:, 0]), topg[:, -1])
-    assert metrics["test"]["surface"]["rmse_m"] == pytest.approx(
+    base = utils.surface_base(np.maximum(thk[:, 0], 0), topg[:, 0], topg[:, -1])
+    assert errors["surface_base"]["rmse_m"] == pytest.approx(
         np.sqrt(np.mean((np.float64(base) - thk[:, -1]) ** 2)))
 
     # Parts add up to the whole, and the tables say them.
-    by_type = metrics["test"]["by_type"]
-    parts = [by_type[name] for name in ("grounded", "floating", "ice_free")]
-    assert sum(part["n_cells"] for part in parts) == by_type["all"]["n_cells"] == thk[:, 0].size
-    for method in ("bicubic", "surface", "model"):
-        assert by_type["all"][method]["rmse_m"] == metrics["test"][method]["rmse_m"]
-        assert sum(part[method]["volume_error_km3"] for part in parts) == pytest.approx(
-            by_type["all"][method]["volume_error_km3"])
-    worst = metrics["test"]["worst"]
-    assert sorted(row["patch"] for row in worst) == test.tolist()
-    for found in ("grounded", f"patch {worst[0]['patch']:4d} {worst[0]['x_km']:8.0f}"):
-        assert found in said
+    parts = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
+    assert sum(part["n_cells"] for part in parts) == metrics["test"]["n_cells"] == thk[:, 0].size
+    for method in errors:
+        assert sum(part["errors"][method]["volume_error_km3"] for part in parts) == pytest.approx(
+            errors[method]["volume_error_km3"])
+    assert "grounded" in said
+
+
+def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, small_settings):
+    patches, label = small_patches, small_patches["thk"][:, -1]
+    layers = model.build_layers(small_settings)
+    every = np.arange(len(label))
+    predictions = evaluate.predict_patches(layers, patches, small_settings, every)
+    numbers = prepare_data.in_split(patches, "test")
+    metrics = evaluate.measure(predictions[:, numbers], patches, small_settings, numbers)
+    by_method = evaluate.with_baselines(predictions[-1], patches, every, small_settings)
+    by_method = {method: by_method[method] for method in evaluate.MAPPED}
+
+    figure = evaluate.plot_comparison(metrics, patches, by_method, 3)
+    panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
+    assert len(panels) == 3 * 7
+    assert [panels[i].get_title() for i in (3, 10, 17)] == [
+        f"label, patch {number} ({what})" for number, what in zip(
+            [numbers[i] for i in evaluate.choose_patches(evaluate.patch_rmse_m(
+                by_method, label)["model"][numbers], 3)], ("best", "median", "worst"),
+            strict=True)]
+    for row in range(3):
+        limits = {axes.images[0].get_clim() for axes in panels[7 * row:7 * row + 4]}
+        assert len(limits) == 1 and limits.pop()[0] == 0
+    errors = {axes.images[0].get_clim() for row in range(3)
+              for axes in panels[7 * row + 4:7 * row + 7]}
+    (low, high), = errors  # one scale, centred on zero
+    assert low == -high
+    colour_bars = {axes.get_ylabel() for axes in figure.axes if not axes.get_title()}
+    assert {"thickness (m)", "error (m)"} <= colour_bars
+    assert panels[0].get_ylabel() == "y (km)" and panels[-1].get_xlabel() == "x (km)"
+
+    figure = evaluate.plot_window(metrics, patches, by_method)
+    np.testing.assert_array_equal(
+        next(axes for axes in figure.axes if axes.get_title() == "label").images[0].get_array(),
+        prepare_data.assemble(label, patches))
+    figure = evaluate.plot_patches(metrics, patches, by_method)
+    assert figure.axes[0].get_title().startswith("model better than bicubic in")
+    figure = evaluate.plot_spectrum(metrics)
+    assert [line.get_label() for line in figure.axes[0].lines][:5] == [
+        "label", "bicubic", "surface base", "surface base, consistent", "model"]
+    evaluate.plt.close("all")
 
 
 def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
                                                    capsys):
     path = prepare_data.prepare(4, utils.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
                                 output="data/patches_bare.nc")
-    patches = utils.read_patches(path)
+    patches = prepare_data.read_patches(path)
     train.train(patches, small_settings | {
         "run": "bare", "channels": "thk", "base": "bicubic", "epochs": 1, "validation": False,
-        "data": prepare_data.describe_data(patches)})
+        "patches": str(path), "data": patches["data"]})
     for run in ("tiny", "bare"):
-        evaluate.evaluate(run)
-    assert (folder / "results/bare/window.png").exists()
+        evaluate.evaluate(run, figures=False)
     capsys.readouterr()
     evaluate.main(["--compare", "tiny", "bare"])
     said = capsys.readouterr().out
-    assert [line.split()[:2] for line in said.splitlines()[1:7]] == [
-        ["tiny", "bicubic"], ["tiny", "surface"], ["tiny", "surface+cons."], ["tiny", "model"],
-        ["bare", "bicubic"], ["bare", "model"]]
-    assert len((folder / "results/compare_tiny_bare.csv").read_text().splitlines()) == 1 + 6
-    for name in ("compare_tiny_bare.png", "compare_tiny_bare_training.png"):
-        assert (folder / "results" / name).stat().st_size > 10000
+    assert [line.split()[0] for line in said.splitlines()[1:7]] == ["tiny"] * 4 + ["bare"] * 2
+    assert "the runs differ in" not in said
+    with open(folder / "results/compare_tiny_bare.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == [*evaluate.METHODS, "bicubic", "model"]
+    assert b'"bare"' in (folder / "results/compare_tiny_bare_training.png").read_bytes()
 
     # Results without their checkpoints still compare, but have no training to show.
     shutil.rmtree(folder / "checkpoints")
     evaluate.main(["--compare", "bare"])
     assert "no training curve of bare" in capsys.readouterr().out
-    assert (folder / "results/compare_bare.png").exists()
+    assert (folder / "results/compare_bare.csv").exists()
     assert not (folder / "results/compare_bare_training.png").exists()
 
 
@@ -307,16 +345,16 @@ def test_no_checkpoint_is_an_error_not_random_weights(trained, folder, capsys):
 def test_checkpoint_of_another_shape_is_an_error(trained):
     for changes in ({"filters": [9, 4]}, {"scale": 8}, {"channels": "thk"}):
         with pytest.raises(InputError, match="not the layers that settings.json describes"):
-            evaluate.load_layers(trained | changes)
+            model.load_layers(trained | changes)
 
 
 def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
-    before = evaluate.evaluate("tiny")
+    before = evaluate.evaluate("tiny", figures=False)
     (folder / "data" / "patches_x4.nc").unlink()
-    with pytest.raises(InputError, match="run tiny was trained on small.nc, not on synthetic"):
+    with pytest.raises(InputError, match="no patches of small.nc there; give the map with --input"):
         evaluate.evaluate("tiny")
-    evaluate.main(["--run", "tiny", "--input", str(small_map)])
-    assert json.loads((folder / "results/tiny/metrics.json").read_text())["test"] == before["test"]
+    again = evaluate.evaluate("tiny", str(small_map), figures=False)
+    assert again["test"] == before["test"]
 
 
 def test_damaged_checkpoint_is_an_error(trained, folder):
@@ -326,9 +364,31 @@ def test_damaged_checkpoint_is_an_error(trained, folder):
         evaluate.evaluate("tiny")
 
 
-def test_other_patches_are_an_error(trained, small_map):
+def test_other_patches_are_an_error(trained, small_map, capsys):
     prepare_data.prepare(4, utils.read_map(small_map), seed=1, window=SMALL_WINDOW)
-    with pytest.raises(
-        InputError, match="not the patches that run tiny was trained on: seed 0 -> 1"
-    ):
+    with pytest.raises(InputError, match="no patches of small.nc there; give the map"):
         evaluate.evaluate("tiny")
+    again = evaluate.evaluate("tiny", str(small_map), figures=False)  # made beside the others
+    assert again["split_seed"] == 0
+    assert prepare_data.read_patches("data/patches_x4.nc")["data"]["seed"] == 1
+    assert prepare_data.read_patches("data/patches_tiny.nc")["data"]["seed"] == 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--compare", "tiny", "--patches", "3"], "--compare names the runs itself"),
+    (["--compare", "tiny", "--all-patches"], "--compare names the runs itself"),
+    (["--compare", "tiny", "--input", "map.nc"], "--compare names the runs itself"),
+    (["--patches", "0"], "--patches 0: expected 1 or more"),
+    (["--map", "map.nc"], "unrecognized arguments: --map"),
+])
+def test_options_that_do_nothing_are_refused(folder, capsys, arguments, message):
+    status, said = run_main(evaluate.main, arguments, capsys)
+    assert status == 2
+    assert message in said and said.count("\n") == 1
+
+
+def test_results_of_an_older_version_are_named(folder, capsys):
+    utils.write_json("results/old/metrics.json", {"run": "old", "test": {"ratio": 0.1}})
+    status, said = run_main(evaluate.main, ["--compare", "old"], capsys)
+    assert status == 2
+    assert "results/old/metrics.json: written by an older version; evaluate the run again" in said

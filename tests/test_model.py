@@ -1,34 +1,25 @@
 """The dict of layers, a stage, the chain: against hand values and an independent convolution."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.signal
 import tensorflow as tf
+from conftest import REPOSITORY, example_settings
 
 import model
 import utils
 
-NORMS = {"thk_norm_m": 4000.0, "topg_norm_m": 2000.0}
 
-
-def settings(**changes):
-    return (
-        {
-            "scale": 8,
-            "base": "bicubic",
-            "channels": "thk+topg",
-            "bed_levels": 2,
-            "consistency": False,
-            "gradients": "stage",
-            "correction_m": None,
-            "filters": (64, 32),
-            "kernels": (9, 1, 5),
-            "weights": "he",
-            "seed": 0,
-        }
-        | NORMS
-        | changes
-    )
+def settings(data=None, **changes):
+    """Settings of a plain 9-1-5 chain at 8x on the bicubic base."""
+    return example_settings(data=data, **{
+        "scale": 8, "base": "bicubic", "consistency": False, "gradients": "stage",
+        "correction_m": None, "filters": [64, 32], "kernels": [9, 1, 5]} | changes)
 
 
 def fill(layers, seed=0, scale=0.05):
@@ -76,9 +67,8 @@ def test_first_weights_of_the_original():
 
 def test_first_weights_he():
     layers = model.build_layers(settings())
-    assert layers["stage1"]["conv1"].kernel.numpy().std() == pytest.approx(
-        np.sqrt(2 / 243), rel=0.03
-    )
+    assert layers["stage1"]["conv1"].kernel.numpy().std() == pytest.approx(np.sqrt(2 / 243),
+                                                                           rel=0.03)
     assert not np.any(layers["stage1"]["conv3"].kernel.numpy())
 
 
@@ -103,17 +93,16 @@ def test_base_by_hand(base, expected):
     convs["conv1"].kernel.assign(np.reshape([0.0, 0.25], (1, 1, 2, 1)))
     convs["conv1"].bias.assign([0.01])
     thk, topg = np.full((1, 3, 3), 1500.0, "f"), np.full((1, 3, 3), -400.0, "f")
-    found = model.run_stage(convs, thk, topg, topg, None, chosen)
-    np.testing.assert_allclose(
-        found, expected * 1500 + 4000 * (0.25 * -400 / 2000 + 0.01), rtol=1e-6
-    )
+    found = model.run_stage(convs, thk, topg, topg, 2, "bicubic", chosen)
+    np.testing.assert_allclose(found, expected * 1500 + 4000 * (0.25 * -400 / 2000 + 0.01),
+                               rtol=1e-6)
 
 
 def test_misfit_by_hand():
     """A base 80 m too high in one of 4 x 4 coarse cells of 2 x 2: found there, and half-way off."""
     thk, base = np.full((1, 8, 8), 500.0, "f"), np.full((1, 8, 8), 500.0, "f")
     base[0, 2:4, 4:6] += [[160, 0], [0, 160]]
-    found = model.stage_misfit(thk, base, 2, {"data": {"degrade": "area"}})[0]
+    found = model.stage_misfit(thk, base, 2, "area")[0]
     # Linear between centres 2 cells apart: 1/4 and 3/4 of the way there on both axes.
     across = np.array([0, 0.25, 0.75, 0.75, 0.25, 0])
     np.testing.assert_allclose(found[0:6, 2:8], -80 * np.outer(across, across), atol=1e-4)
@@ -132,7 +121,7 @@ def test_misfit_is_the_last_channel_and_that_of_the_stage_s_own_level():
     for stage, (prediction, factor) in enumerate(
             zip(model.run_chain(layers, thk, topg, chosen), (4, 2), strict=True), 1):
         base = model.stage_base(before, topg[:, stage], topg[:, stage - 1], chosen)
-        misfit = model.stage_misfit(before, base, factor, chosen)
+        misfit = model.stage_misfit(before, base, factor, "area")
         assert np.abs(misfit).max() > 50
         np.testing.assert_allclose(prediction, base + misfit, atol=0.01)
         before = prediction
@@ -169,18 +158,14 @@ def test_kernels_that_will_not_do(kernels, message):
 
 def srcnn_by_scipy(convs, thk, topg, before):
     """A stage by scipy's correlation with zero padding: an independent SRCNN on one patch."""
-    values = [
-        thk / NORMS["thk_norm_m"],
-        topg / NORMS["topg_norm_m"],
-        10 * (topg - before) / NORMS["topg_norm_m"],
-    ]
+    values = [thk / 4000, topg / 2000, 10 * (topg - before) / 2000]  # the norms of settings()
     for i, conv in enumerate(convs.values(), 1):
         kernel, bias = conv.kernel.numpy().astype(float), conv.bias.numpy()
         values = [sum(scipy.signal.correlate2d(value, kernel[:, :, c, f], mode="same")
                       for c, value in enumerate(values)) + bias[f] for f in range(kernel.shape[3])]
         if i < len(convs):
             values = [np.maximum(value, 0) for value in values]
-    return thk + NORMS["thk_norm_m"] * values[0]
+    return thk + 4000 * values[0]
 
 
 def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level():
@@ -191,9 +176,8 @@ def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level():
     found = model.run_chain(layers, thk, topg, chosen)
     assert [prediction.shape for prediction in found] == [(2, 17, 13)] * 2
     for patch in range(2):
-        first = srcnn_by_scipy(
-            layers["stage1"], thk[patch].astype(float), topg[patch, 1], topg[patch, 0]
-        )
+        first = srcnn_by_scipy(layers["stage1"], thk[patch].astype(float), topg[patch, 1],
+                               topg[patch, 0])
         second = srcnn_by_scipy(layers["stage2"], first, topg[patch, 2], topg[patch, 1])
         np.testing.assert_allclose(found[0][patch], first, rtol=1e-4, atol=0.05)
         np.testing.assert_allclose(found[1][patch], second, rtol=1e-4, atol=0.05)
@@ -221,16 +205,20 @@ def test_surface_base_by_hand(cell):
     thk, before, topg, expected = (np.full((1, 1, 1), value, "f") for value in HAND[cell])
     found = model.stage_base(tf.constant(thk), topg, before, settings(base="surface"))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(utils.surface_base(np.maximum(thk, 0), before, topg), expected,
+                               rtol=1e-5, atol=1e-3)
 
 
 def test_surface_base_is_that_of_utils():
     rng = np.random.default_rng(0)
     thk = np.maximum(rng.uniform(-1000, 3000, 4000), 0).astype("f")
     before, topg = rng.uniform(-3000, 2000, (2, 4000)).astype("f")
-    np.testing.assert_allclose(model.surface(thk, before), utils.surface(thk, before), atol=1e-3)
+    usrf = np.where(thk > 0, utils.upper_surface(thk, before), 0)
+    np.testing.assert_allclose(model.ice_surface(thk, before), usrf, atol=1e-3)
+    np.testing.assert_allclose(model.ice_thickness(usrf, topg), utils.ice_thickness(usrf, topg),
+                               rtol=1e-5, atol=0.01)
     found = model.stage_base(thk, topg, before, settings(base="surface"))
-    expected = utils.thickness(utils.surface(thk, before), topg)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0.01)
+    np.testing.assert_allclose(found, utils.surface_base(thk, before, topg), rtol=1e-5, atol=0.01)
 
 
 def test_surface_base_has_finite_gradients_at_zero_ice_and_at_the_flotation_line():
@@ -256,8 +244,8 @@ def consistent(degrade, scale=4, side=48):
     thk0 = utils.enlarge_fields(coarse, (side, side), degrade).astype("f")
     thk = rng.uniform(-300, 3000, thk0.shape).astype("f")
     thk[1] = 0  # a prediction without ice
-    chosen = settings(scale=scale, data={"degrade": degrade})
-    return model.make_consistent(tf.constant(thk), tf.constant(thk0), chosen).numpy(), thk, coarse
+    found = model.make_consistent(tf.constant(thk), tf.constant(thk0), scale, degrade)
+    return found.numpy(), thk, coarse
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8, 16])
@@ -277,8 +265,7 @@ def test_cell_means_are_kept_and_no_ice_is_negative(scale):
 def test_little_predicted_ice_is_scaled_tenfold_and_the_rest_spread():
     thk = np.zeros((1, 2, 2), "f")
     thk[0, 0, 0] = 4  # mean 1 where 100 is wanted: 10 x 4, and 90 everywhere
-    chosen = settings(scale=2, data={"degrade": "area"})
-    found = model.make_consistent(tf.constant(thk), tf.fill((1, 2, 2), 100.0), chosen)
+    found = model.make_consistent(tf.constant(thk), tf.fill((1, 2, 2), 100.0), 2, "area")
     np.testing.assert_allclose(found, [[[130, 90], [90, 90]]], rtol=1e-5)
 
 
@@ -290,10 +277,10 @@ def test_samples_are_kept(scale):
     if scale >= 8:  # the samples lie on cells
         np.testing.assert_allclose(samples, coarse, atol=0.02)
     else:  # between cells, so what was below 0 moves them: look where nothing was
-        chosen = settings(scale=scale, data={"degrade": "bicubic"})
         high = np.random.default_rng(0).uniform(5000, 6000, (1, 41, 41))
         given = utils.make_levels(high, scale, "bicubic")[:, 0]
-        again = model.make_consistent(tf.constant(high[:, ::-1], tf.float32), given, chosen)
+        again = model.make_consistent(tf.constant(high[:, ::-1], tf.float32), given, scale,
+                                      "bicubic")
         np.testing.assert_allclose(utils.reduce_fields(again, scale, "bicubic"),
                                    utils.reduce_fields(high, scale, "bicubic"), atol=0.05)
 
@@ -303,18 +290,26 @@ def test_a_consistent_map_is_left_as_it_is_and_gradients_are_finite(degrade, sid
     label = np.random.default_rng(0).uniform(100, 3000, (2, side, side)).astype("f")
     label[1] = 0
     level0 = tf.constant(utils.make_levels(label, 8, degrade)[:, 0])
-    chosen, thk = settings(data={"degrade": degrade}), tf.constant(label)
+    thk = tf.constant(label)
     with tf.GradientTape() as tape:
         tape.watch(thk)
-        found = model.make_consistent(thk, level0, chosen)
+        found = model.make_consistent(thk, level0, 8, degrade)
         total = tf.reduce_sum(found)
     np.testing.assert_allclose(found, label, atol=0.02)
     assert np.isfinite(tape.gradient(total, thk)).all()
 
 
+def test_linear_weights_by_hand():
+    """Between the centres 0.5 and 2.5 of two coarse cells, or samples at both ends; flat beyond."""
+    for degrade, first in (("area", [1, 0.75, 0.25, 0]), ("bicubic", [1, 2 / 3, 1 / 3, 0])):
+        weights = model.linear_weights(2, 4, degrade)
+        np.testing.assert_allclose(weights, np.stack([first, 1 - np.array(first)], axis=1))
+        np.testing.assert_array_equal(model.linear_weights(1, 3, degrade), np.ones((3, 1)))
+
+
 def test_coarse_cells_have_to_be_whole_cells():
     with pytest.raises(utils.InputError, match="41 cells do not divide by 8"):
-        utils.consistency_weights(41, 8, "area")
+        model.consistency_weights(41, 8, "area")
 
 
 def test_chain_is_consistent_at_its_end_when_asked():
@@ -328,8 +323,39 @@ def test_chain_is_consistent_at_its_end_when_asked():
         found[consistency] = model.run_chain(layers, thk0, topg, chosen)
     for stage in (0, 1):  # the stages before are left alone
         np.testing.assert_array_equal(found[True][stage], found[False][stage])
-    expected = model.make_consistent(found[False][2], thk0, chosen)
+    expected = model.make_consistent(found[False][2], thk0, 8, "area")
     np.testing.assert_allclose(found[True][2], expected, atol=0.01)
+
+
+def test_a_whole_map_keeps_its_cell_means_whatever_the_run_was_trained_on():
+    chosen = settings(scale=4, consistency=False, data={"degrade": "bicubic"})
+    layers = model.build_layers(chosen)
+    fill(layers, scale=0.02)
+    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6))
+    thk0 = utils.enlarge_fields(coarse, (16, 24), "area").astype("f")
+    topg = fields(levels=3, shape=(16, 24))[1]
+    *_, last = model.compile_chain(layers, chosen, whole_map=True)(thk0, topg)
+    np.testing.assert_allclose(utils.reduce_fields(last, 4, "area"), coarse, atol=0.01)
+    *_, free = model.compile_chain(layers, chosen)(thk0, topg)
+    np.testing.assert_allclose(last, model.make_consistent(free, thk0, 4, "area"), atol=0.01)
+    assert np.abs(utils.reduce_fields(free, 4, "area") - coarse).max() > 10
+    assert chosen["data"]["degrade"] == "bicubic"  # nothing is rewritten
+
+
+def test_baselines_by_hand():
+    """Ice of 400 m in one of two coarse cells; the finer bed is 100 m higher in half of it."""
+    thk0 = np.array([[[400.0, 400, -20, 0], [400, 400, -20, 0]]], "f")
+    before = np.full((1, 2, 4), -100.0, "f")
+    topg = before + np.array([100, 0, 0, 0], "f")
+    found = model.baselines(thk0, before, topg, 2, "area")
+    assert list(found) == ["bicubic", "surface_base", "surface_base_consistent"]
+    np.testing.assert_array_equal(found["bicubic"], thk0)
+    np.testing.assert_allclose(found["surface_base"], [[[300, 400, 0, 0]] * 2])
+    np.testing.assert_allclose(found["surface_base_consistent"], model.make_consistent(
+        found["surface_base"], thk0, 2, "area"))
+    assert found["surface_base_consistent"].mean() == pytest.approx(
+        model.make_consistent(thk0, thk0, 2, "area").numpy().mean(), rel=1e-5)
+    assert list(model.baselines(thk0, None, None, 2, "area")) == ["bicubic"]
 
 
 # ---------------------------------------------------------------- the chain
@@ -382,10 +408,8 @@ def test_thickness_alone_needs_no_bed():
 def test_any_height_and_width(shape):
     layers = model.build_layers(settings(scale=2))
     fill(layers)
-    assert model.run_chain(layers, *fields(levels=2, shape=shape), settings(scale=2))[0].shape == (
-        2,
-        *shape,
-    )
+    last = model.run_chain(layers, *fields(levels=2, shape=shape), settings(scale=2))[-1]
+    assert last.shape == (2, *shape)
 
 
 # ---------------------------------------------------------------- turns
@@ -407,8 +431,7 @@ def test_turns_are_the_eight_symmetries_of_the_square_and_go_back():
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
     """Single predictions of random layers change with the map's turn, their average does not."""
-    chosen = settings(scale=4, base="surface", consistency=True, average_turns=True,
-                      data={"degrade": degrade})
+    chosen = settings(scale=4, base="surface", consistency=True, data={"degrade": degrade})
     layers = model.build_layers(chosen)
     fill(layers)
     _, topg = fields(levels=3, shape=(16, 24))
@@ -418,10 +441,10 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
     def chain(thk, topg):
         return model.run_chain(layers, thk, topg, chosen)
 
-    found = model.predict(chain, thk0, topg, chosen)
+    found = model.predict(chain, thk0, topg, True)
     assert len(found) == 2
     for number in range(8):
-        turned = model.predict(chain, model.turn(thk0, number), model.turn(topg, number), chosen)
+        turned = model.predict(chain, model.turn(thk0, number), model.turn(topg, number), True)
         for there, here in zip(turned, found, strict=True):
             np.testing.assert_allclose(model.turn(there, number, back=True), here, atol=0.01)
     if degrade == "area":
@@ -429,5 +452,84 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
 
     single = chain(thk0, topg)[-1]
     assert np.abs(single - found[-1]).max() > 10
-    alone = model.predict(chain, thk0, topg, chosen | {"average_turns": False})[-1]
+    alone = model.predict(chain, thk0, topg, False)[-1]
     np.testing.assert_array_equal(alone, single)
+
+
+# ---------------------------------------------------------------- a trained run, the device
+
+
+@pytest.fixture
+def run_x4(folder):
+    """The run `tiny` at 4x as train.py leaves it, random layers of epoch 7; settings and layers."""
+    chosen = settings(scale=4, filters=[4], kernels=[3, 3])
+    layers = model.build_layers(chosen)
+    fill(layers)
+    utils.write_json("checkpoints/tiny/settings.json", chosen)
+    tf.train.CheckpointManager(tf.train.Checkpoint(layers=layers), "checkpoints/tiny/best",
+                               max_to_keep=1).save(checkpoint_number=7)
+    return chosen, layers
+
+
+def test_a_run_is_read_as_it_was_written(run_x4):
+    chosen, layers = run_x4
+    assert model.read_settings("tiny") == chosen
+    assert model.best_checkpoint("tiny")[1] == 7
+    for weight, written in zip(model.list_weights(model.load_layers(chosen)),
+                               model.list_weights(layers), strict=True):
+        np.testing.assert_array_equal(weight, written)
+    before = model.weights_sha256("tiny")
+    fill(layers, seed=1)
+    tf.train.Checkpoint(layers=layers).write(model.best_checkpoint("tiny")[0])
+    assert model.weights_sha256("tiny") != before
+
+
+def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
+    chosen, layers = run_x4
+    thk, topg = fields(levels=2, shape=(16, 24))
+    for scale in (None, 4, 2):
+        opened, found, chain = model.open_run("tiny", scale)
+        assert opened == chosen  # of the run, whatever it is used for
+        assert found == (scale or 4)
+    last = {"stage2": layers["stage2"]}
+    np.testing.assert_allclose(chain(thk, topg)[-1], model.run_chain(
+        last, thk, topg, chosen, whole_map=True)[-1], rtol=1e-5, atol=0.01)
+    with pytest.raises(utils.InputError, match="tiny was trained for 4x, not for 8x"):
+        model.open_run("tiny", 8)
+
+
+def test_runs_that_will_not_do_are_named(run_x4):
+    with pytest.raises(utils.InputError, match="absent/settings.json: no such file; train"):
+        model.read_settings("absent")
+    with pytest.raises(utils.InputError, match="checkpoints/absent/best: no checkpoint; train"):
+        model.best_checkpoint("absent")
+    with pytest.raises(utils.InputError, match="not the layers that settings.json describes"):
+        model.load_layers(run_x4[0] | {"filters": [5]})
+    for key in ("channels", "data"):
+        older = {name: value for name, value in run_x4[0].items() if name != key}
+        utils.write_json("checkpoints/tiny/settings.json", older)
+        with pytest.raises(utils.InputError, match=f"no {key} in it: trained by an older version"):
+            model.open_run("tiny")
+
+
+def test_tensorflow_greets_nobody():
+    done = subprocess.run([sys.executable, "-c", "import model; print(model.tf.__name__)"],
+                          cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tensorflow\n", "")
+
+
+def test_messages_are_held_and_told_where_a_gpu_cannot_be_used(monkeypatch, capfd):
+    monkeypatch.setattr(model, "held_messages", [])
+    with pytest.raises(ZeroDivisionError), model.hold_messages():
+        os.write(2, b"Could not load libcudart.so\n")  # as the C++ part does
+        raise ZeroDivisionError
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    for devices, said in (([], ""), ([Path("/dev/nvidia0")], (
+            "note: TensorFlow cannot use the GPU of this machine:\n"
+            "  Could not load libcudart.so\n"))):
+        monkeypatch.setattr(Path, "glob", lambda self, pattern, found=devices: iter(found))
+        assert model.set_up_device() == "CPU"
+        assert capfd.readouterr().out == said

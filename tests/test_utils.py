@@ -1,8 +1,9 @@
-"""Maps of every layout, interpolation operators, ice geometry, metrics: against hand values."""
+"""Files, maps of every layout, ice geometry, operators, scores: against hand values."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -18,22 +19,22 @@ Y = np.array([-10000, -5000, 0.0])
 THK = np.array([[0, 100, 200, 300], [400, 0, 600, 700], [800, 900, 1000, 1100.0]])
 TOPG = THK / 10 - 500
 USRF = THK * 1.0 + TOPG
+METRES = {"units": "m"}
+SOUTH = {"grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
+         "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0,
+         "semi_major_axis": 6378137.0, "spatial_ref": "PROJCS[south]"}  # EPSG:3031
 
 
-def standard_map(path, **replaced):
+def standard_map(path, dimensions=(), **replaced):
     """A plain CF map of the fields above; keywords replace or, with None, remove variables."""
-    variables = {
-        "x": (("x",), X, {"units": "m"}),
-        "y": (("y",), Y, {"units": "m"}),
-        "thk": (("y", "x"), THK, {"units": "m"}),
-        "topg": (("y", "x"), TOPG, {"units": "m"}),
-    }
-    variables = {name: value for name, value in (variables | replaced).items() if value is not None}
-    return write_map(path, {"y": 3, "x": 4}, {}, variables)
+    variables = {"x": (("x",), X, METRES), "y": (("y",), Y, METRES),
+                 "thk": (("y", "x"), THK, METRES), "topg": (("y", "x"), TOPG, METRES)} | replaced
+    variables = {name: value for name, value in variables.items() if value is not None}
+    return write_map(path, {"y": 3, "x": 4} | dict(dimensions), {}, variables)
 
 
 def albmap(path):
-    coordinates = {"x1": (("x1",), X, {"units": "m"}), "y1": (("y1",), Y, {"units": "m"})}
+    coordinates = {"x1": (("x1",), X, METRES), "y1": (("y1",), Y, METRES)}
     no_ice = THK == 0
     usrf, lsrf = USRF.copy(), USRF - THK
     usrf[no_ice], lsrf[no_ice] = -9999, -9999  # undeclared fill, as in its offspring
@@ -46,125 +47,119 @@ def searise(path):
     coordinates = {"x1": (("x1",), X, {"units": "meters"}), "y1": (("y1",), Y, {"units": "meters"})}
     dims = ("time", "y1", "x1")
     return write_map(path, {"time": 2, "y1": 3, "x1": 4}, coordinates, {
-        "thk": (dims, np.stack([THK + 7, THK]), {"units": "m"}),
-        "topg": (dims, np.stack([TOPG + 7, TOPG]), {"units": "m"}),
-        "usrf": (dims, np.stack([USRF, USRF]), {"units": "m"})})
+        "thk": (dims, np.stack([THK + 7, THK]), METRES),
+        "topg": (dims, np.stack([TOPG + 7, TOPG]), METRES),
+        "usrf": (dims, np.stack([USRF, USRF]), METRES)})
 
 
 def old_pism(path):
-    coordinates = {"x": (("x",), X, {"units": "m"}), "y": (("y",), Y, {"units": "m"}),
+    coordinates = {"x": (("x",), X, METRES), "y": (("y",), Y, METRES),
                    "lon": (("y", "x"), THK, {"units": "degrees_east"})}
     dims = ("time", "x", "y")
     return write_map(path, {"time": 1, "y": 3, "x": 4}, coordinates, {
-        "thk": (dims, THK.T[None], {"units": "m"}), "topg": (dims, TOPG.T[None], {"units": "m"})})
+        "thk": (dims, THK.T[None], METRES), "topg": (dims, TOPG.T[None], METRES)})
 
 
 def bedmachine(path):
     coordinates = {"x": (("x",), X.astype(np.int32), {"units": "meter"}),
                    "y": (("y",), Y[::-1].astype(np.int32), {"units": "meter"})}
-    fields = {"thickness": THK, "bed": TOPG, "surface": USRF}
-    return write_map(
-        path,
-        {"y": 3, "x": 4},
-        coordinates,
-        {
-            name: (
-                ("y", "x"),
-                values[::-1].astype(np.float32),
-                {"units": "meters", "_FillValue": -9999.0},
-            )
-            for name, values in fields.items()
-        },
-    )
+    about = {"units": "meters", "_FillValue": -9999.0}
+    return write_map(path, {"y": 3, "x": 4}, coordinates, {
+        name: (("y", "x"), values[::-1].astype(np.float32), about)
+        for name, values in {"thickness": THK, "bed": TOPG, "surface": USRF}.items()})
 
 
 def bedmap3(path):
-    coordinates = {"x": (("x",), X, {"units": "m"}), "y": (("y",), Y[::-1], {"units": "m"})}
+    coordinates = {"x": (("x",), X, METRES), "y": (("y",), Y[::-1], METRES)}
     thk = np.where(THK == 0, np.nan, THK)
     return write_map(path, {"y": 3, "x": 4}, coordinates, {
-        "ice_thickness": (("y", "x"), thk[::-1], {"units": "m"}),
-        "bed_topography": (("y", "x"), TOPG[::-1], {"units": "m"}),
-        "surface_topography": (("y", "x"), USRF[::-1], {"units": "m"})})
+        "ice_thickness": (("y", "x"), thk[::-1], METRES),
+        "bed_topography": (("y", "x"), TOPG[::-1], METRES),
+        "surface_topography": (("y", "x"), USRF[::-1], METRES)})
 
 
 def cf_in_km(path):
-    coordinates = {
-        "rlon": (
-            ("i",),
-            X[::-1] / 1000,
-            {"units": "km", "standard_name": "projection_x_coordinate"},
-        ),
-        "rlat": (("j",), Y / 1000, {"units": "km", "standard_name": "projection_y_coordinate"}),
-    }
-    return write_map(
-        path,
-        {"j": 3, "i": 4},
-        coordinates,
-        {
-            "H": (
-                ("j", "i"),
-                THK[:, ::-1] / 1000,
-                {"units": "km", "standard_name": "land_ice_thickness"},
-            ),
-            "b": (("j", "i"), TOPG[:, ::-1], {"units": "m", "standard_name": "bedrock_altitude"}),
-        },
-    )
+    def about(units, name):
+        return {"units": units, "standard_name": name}
+
+    coordinates = {"rlon": (("i",), X[::-1] / 1000, about("km", "projection_x_coordinate")),
+                   "rlat": (("j",), Y / 1000, about("km", "projection_y_coordinate"))}
+    return write_map(path, {"j": 3, "i": 4}, coordinates, {
+        "H": (("j", "i"), THK[:, ::-1] / 1000, about("km", "land_ice_thickness")),
+        "b": (("j", "i"), TOPG[:, ::-1], about("m", "bedrock_altitude"))})
 
 
 @pytest.mark.parametrize(
-    "write", [standard_map, albmap, searise, old_pism, bedmachine, bedmap3, cf_in_km]
-)
+    "write", [standard_map, albmap, searise, old_pism, bedmachine, bedmap3, cf_in_km])
 def test_every_layout_reads_as_the_same_map(write, tmp_path):
-    found = utils.read_map(write(tmp_path / "map.nc"))
-    np.testing.assert_allclose(found["x"], X)
-    np.testing.assert_allclose(found["y"], Y)
-    np.testing.assert_allclose(found["thk"], THK, rtol=1e-6)
-    np.testing.assert_allclose(found["topg"], TOPG, rtol=1e-6)
-    assert found["thk"].dtype == np.float32
-    assert found["n_missing_thk"] == (2 if write in (albmap, bedmap3) else 0)
+    ice_map = utils.read_map(write(tmp_path / "map.nc"))
+    np.testing.assert_allclose(ice_map["x"], X)
+    np.testing.assert_allclose(ice_map["y"], Y)
+    np.testing.assert_allclose(ice_map["thk"], THK, rtol=1e-6)
+    np.testing.assert_allclose(ice_map["topg"], TOPG, rtol=1e-6)
+    assert ice_map["thk"].dtype == np.float32
+    assert ice_map["spacing_m"] == 5000
+    assert ice_map["n_missing_thk"] == (2 if write in (albmap, bedmap3) else 0)
 
 
-def test_record_of_a_time_axis(tmp_path):
-    path = searise(tmp_path / "map.nc")
-    np.testing.assert_allclose(utils.read_map(path, time=0)["thk"], THK + 7)
-    with pytest.raises(InputError, match="no record 2; choose --time 0 to 1"):
-        utils.read_map(path, time=2)
-
-
-def test_negative_thickness_is_zero_ice_and_counted(tmp_path):
-    thk = THK.copy()
-    thk[2, 3] = -5
-    found = utils.read_map(standard_map(tmp_path / "map.nc", thk=(("y", "x"), thk, {})))
-    assert found["thk"][2, 3] == 0
-    assert found["n_negative_thk"] == 1
+def test_missing_and_negative_thickness_are_zero_ice_and_counted():
+    thk, topg = THK.copy(), TOPG.copy()
+    thk[0, :3] = np.nan
+    thk[2, 2:] = -5
+    topg[0, 1:] = np.nan
+    with_bed, bare = utils.make_map(X, Y, thk, topg), utils.make_map(X, Y, thk, name="bare")
+    np.testing.assert_array_equal(
+        with_bed["thk"], [[0, 0, 0, 300], [400, 0, 600, 700], [800, 900, 0, 0]])
+    assert (with_bed["n_missing_thk"], with_bed["n_negative_thk"]) == (3, 2)
+    np.testing.assert_array_equal(np.argwhere(with_bed["unknown"]), [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(np.argwhere(bare["unknown"]), [[0, 0], [0, 1], [0, 2]])
+    assert (bare["name"], bare["topg"], bare["path"], bare["record"]) == ("bare", None, None, None)
 
 
 def test_grid_mapping_and_citation_are_carried(tmp_path):
     path = standard_map(tmp_path / "map.nc", thk=(("y", "x"), THK, {"grid_mapping": "crs"}),
-                        crs=((), np.int32(0), {"grid_mapping_name": "polar_stereographic"}))
+                        crs=((), np.int32(0), SOUTH))
     with netCDF4.Dataset(path, "a") as ds:
         ds.References = "Somebody (2020)"
-    found = utils.read_map(path)
-    assert found["crs"] == {"grid_mapping_name": "polar_stereographic"}
-    assert found["citation"] == "Somebody (2020)"
+    ice_map = utils.read_map(path)
+    assert ice_map["crs"] == SOUTH
+    assert ice_map["citation"] == "Somebody (2020)"
 
 
-@pytest.mark.parametrize(
-    "replaced, message",
-    [
-        ({"thk": None}, r"no ice thickness .* it has x, y, topg"),
-        ({"x": None}, r"no 1-D coordinate variable x .* it has y, thk, topg"),
-        ({"x": (("x",), X, {"units": "degrees_east"})}, "longitude and latitude"),
-        (
-            {"x": None, "y": None, "lon": (("x",), X, {}), "lat": (("y",), Y, {})},
-            "longitude and latitude",
-        ),
-        ({"x": (("x",), X**1.1, {"units": "m"})}, "not evenly spaced"),
-        ({"x": (("x",), 2 * X, {"units": "m"})}, "cells of 10000 m by 5000 m"),
-        ({"thk": (("y", "x"), np.where(THK == 100, np.inf, THK), {})}, "thk has 1 infinite values"),
-        ({"thk": (("y", "x"), THK, {"units": "feet"})}, "units 'feet', expected m or km"),
-    ],
-)
+@pytest.mark.parametrize("changes, expected", [
+    ({}, ""),
+    ({"latitude_of_projection_origin": 90.0, "standard_parallel": 70.0},  # as EPSG:3413
+     "latitude_of_projection_origin -90.0 and 90.0; standard_parallel -71.0 and 70.0"),
+    ({"grid_mapping_name": "lambert_azimuthal_equal_area"},
+     "grid_mapping_name polar_stereographic and lambert_azimuthal_equal_area"),
+    ({"semi_major_axis": 6378273.0}, "semi_major_axis 6378137.0 and 6378273.0"),
+    ({"standard_parallel": [-71.0, -60.0]}, "standard_parallel -71.0 and [-71.0, -60.0]"),
+    ({"standard_parallel": [-71.0], "semi_major_axis": 6378137}, ""),  # the same numbers
+    ({"spatial_ref": "another wording", "standard_parallel": "-70"}, ""),  # texts prove nothing
+])
+def test_projections_are_compared_by_all_that_both_say(changes, expected):
+    assert utils.crs_differences(SOUTH, SOUTH | changes) == expected
+
+
+def test_projections_that_say_little_are_not_said_to_differ():
+    assert utils.crs_differences(SOUTH, {}) == utils.crs_differences({}, SOUTH) == ""
+    assert utils.crs_differences(SOUTH, {"standard_parallel": -71.0, "false_easting": 7.0}) == ""
+    assert utils.crs_differences(SOUTH, {"standard_parallel": -70.0}) != ""
+
+
+@pytest.mark.parametrize("replaced, message", [
+    ({"thk": None}, r"no ice thickness .* it has x, y, topg"),
+    ({"x": None}, r"no 1-D coordinate variable x .* it has y, thk, topg"),
+    ({"x": (("x",), X, {"units": "degrees_east"})}, "longitude and latitude"),
+    ({"x": None, "y": None, "lon": (("x",), X, {}), "lat": (("y",), Y, {})},
+     "longitude and latitude"),
+    ({"x": (("x",), X**1.1, METRES)}, "not evenly spaced"),
+    ({"x": (("x",), 2 * X, METRES)}, "cells of 10000 m by 5000 m"),
+    ({"thk": (("y", "x"), np.where(THK == 100, np.inf, THK), {})}, "thk has 1 infinite values"),
+    ({"thk": (("y", "x"), THK, {"units": "feet"})}, "units 'feet', expected m or km"),
+    ({"thk": (("a", "b", "y", "x"), np.zeros((2, 3, 3, 4)), METRES), "dimensions":
+      {"a": 2, "b": 3}}, r"dimensions \('a', 'b', 'y', 'x'\) .* records along one more"),
+])
 def test_bad_maps_are_named(replaced, message, tmp_path):
     with pytest.raises(InputError, match=message):
         utils.read_map(standard_map(tmp_path / "map.nc", **replaced))
@@ -188,12 +183,86 @@ def test_bad_files_are_named(tmp_path):
             utils.read_map(cut)
 
 
+# ---------------------------------------------------------------- records
+
+
+def map_of_records(path, units="days since 2000-01-01", days=(0, 366, 731), **replaced):
+    """Three records of thickness, THK + 7, THK, 2 THK, over a bed that has one record."""
+    return standard_map(path, {"time": 3, "once": 1}, **{
+        "time": (("time",), np.array(days, float), {"units": units}),
+        "thk": (("time", "y", "x"), np.stack([THK + 7, THK, 2 * THK]), METRES),
+        "topg": (("once", "y", "x"), TOPG[None], METRES)} | replaced)
+
+
+@pytest.mark.parametrize("record, number, thk, date", [
+    (0, 0, THK + 7, "2000-01-01"), (1, 1, THK, "2001-01-01"), (-1, 2, 2 * THK, "2002-01-01")])
+def test_a_record_of_the_map_and_its_date(record, number, thk, date, tmp_path):
+    ice_map = utils.read_map(map_of_records(tmp_path / "map.nc"), record)
+    np.testing.assert_allclose(ice_map["thk"], thk)
+    np.testing.assert_allclose(ice_map["topg"], TOPG)
+    assert ice_map["record"] == number
+    assert ice_map["record_text"] == f"record {number} of 3 ({date})"
+
+
+def test_records_that_are_not_there_are_named(tmp_path):
+    path = map_of_records(tmp_path / "map.nc")
+    for record in (3, -4):
+        with pytest.raises(InputError, match=f"no record {record}; choose 0 to 2"):
+            utils.read_map(path, record)
+    single = utils.read_map(standard_map(tmp_path / "single.nc"), 2)  # all it has
+    assert (single["record"], single["record_text"]) == (None, "")
+
+
+@pytest.mark.parametrize("changes", [
+    {"time": None}, {"units": "years"}, {"units": "days since the flood"}, {"days": [0, 1, np.nan]},
+    {"days": [0, 1, 1e30]}, {"time": (("time",), np.array([0, 1, -9.0]), {
+        "units": "days since 2000-01-01", "_FillValue": -9.0})}])
+def test_a_record_without_a_date_is_told_by_its_number(changes, tmp_path):
+    ice_map = utils.read_map(map_of_records(tmp_path / "map.nc", **changes))
+    assert ice_map["record_text"] == "record 2 of 3"
+
+
+def test_a_bed_has_a_record_of_its_own(tmp_path):
+    """open_bed reads parts of a bed in whatever order its axes run, of any record."""
+    dims = ("time", "y", "x")
+    path = standard_map(
+        tmp_path / "bed.nc", {"time": 2}, x=(("x",), X[::-1], METRES), thk=None,
+        time=(("time",), np.array([0.0, 31.0]), {"units": "days since 1999-12-01"}),
+        topg=(dims, np.stack([TOPG[:, ::-1], 2 * TOPG[:, ::-1]]), METRES))
+    for record, topg, text in ((0, TOPG, "record 0 of 2 (1999-12-01)"),
+                               (-1, 2 * TOPG, "record 1 of 2 (2000-01-01)")):
+        with utils.open_bed(path, record) as bed:
+            np.testing.assert_array_equal(bed["x"], X)
+            np.testing.assert_array_equal(bed["y"], Y)
+            np.testing.assert_allclose(bed["read"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])
+            assert (bed["spacing_m"], bed["record_text"]) == (5000, text)
+    own = utils.bed_of_map(utils.read_map(standard_map(tmp_path / "map.nc")))
+    np.testing.assert_allclose(own["read"](slice(1, 3), slice(0, 3)), TOPG[1:3, 0:3])
+    assert set(own) == set(bed)
+    assert utils.bed_of_map(utils.make_map(X, Y, THK)) is None
+    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), utils.open_bed(
+            standard_map(tmp_path / "bare.nc", topg=None)):
+        pass
+
+
 # ---------------------------------------------------------------- operators
 
 
-def test_area_means_by_hand():
-    np.testing.assert_allclose(utils.area_means(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
-    np.testing.assert_allclose(utils.area_means(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+def test_cell_means_by_hand():
+    def means(size, coarse):
+        return utils.reduction_weights(size, coarse, "area")
+
+    np.testing.assert_allclose(means(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], atol=1e-12)
+    np.testing.assert_allclose(means(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    np.testing.assert_allclose(means(3, 1), [[1 / 3] * 3])
+    np.testing.assert_allclose(means(1, 1), [[1]])
+
+
+def test_shares_of_cells_that_lie_anywhere_by_hand():
+    """Source cells of 2 m from -1 to 7 m; target cells of 3 m from 0 to 9 m."""
+    found = utils.overlap_weights(np.array([0, 2, 4, 6.0]), np.array([1.5, 4.5, 7.5])).toarray()
+    np.testing.assert_allclose(
+        found, [[1 / 3, 2 / 3, 0, 0], [0, 0, 2 / 3, 1 / 3], [0, 0, 0, 1 / 3]], atol=1e-12)
 
 
 @pytest.mark.parametrize("factor, size", [(2, 20), (4, 10), (8, 5), (16, 3)])
@@ -226,10 +295,15 @@ def test_no_half_cell_shift(degrade):
 
 
 def test_spline_keeps_ramps_and_passes_through_the_centres():
-    centres = (np.arange(5) + 0.5) * 2
-    np.testing.assert_allclose(utils.spline_weights(5, 10) @ centres, np.arange(10) + 0.5)
+    centres = utils.cell_centres(10, 5)
+    np.testing.assert_allclose(centres, [1, 3, 5, 7, 9])
+    fine = utils.cell_centres(10, 10)
+    np.testing.assert_allclose(utils.spline_weights(centres, fine) @ centres, fine)
+    np.testing.assert_allclose(utils.enlargement_weights(5, 10, "area") @ centres, fine)
     # 15 cells over 5: every third fine centre is a coarse centre
-    np.testing.assert_allclose(utils.spline_weights(5, 15)[1::3], np.eye(5), atol=1e-12)
+    np.testing.assert_allclose(utils.enlargement_weights(5, 15, "area")[1::3], np.eye(5),
+                               atol=1e-12)
+    np.testing.assert_array_equal(utils.enlargement_weights(1, 3, "area"), np.ones((3, 1)))
 
 
 def test_last_level_is_the_field_itself():
@@ -246,84 +320,145 @@ def test_surface_and_thickness_by_hand():
     # grounded inland, grounded below sea level, floating, ice-free land, open ocean
     thk = np.array([1000, 1000, 300, 0, 0.0])
     topg = np.array([500, -600, -800, 200, -3000.0])
-    usrf = np.array([1500, 400, 300 * (1 - r), 0, 0])
-    np.testing.assert_allclose(utils.surface(thk, topg), usrf)
-    np.testing.assert_allclose(utils.thickness(usrf, topg), thk, atol=1e-9)
+    usrf = np.array([1500, 400, 300 * (1 - r), 200, 0])
+    np.testing.assert_allclose(utils.upper_surface(thk, topg), usrf)
+    np.testing.assert_allclose(utils.ice_thickness(usrf, topg), thk, atol=1e-9)
+    np.testing.assert_array_equal(utils.floats(thk, topg), [0, 0, 1, 0, 1])
+    assert not utils.floats(utils.RHO_SEA, -utils.RHO_ICE)  # what just floats is grounded
     # Just at the grounding line both answers are the thickness that just floats.
     line = 650 * (1 / r - 1)
-    np.testing.assert_allclose(utils.thickness(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
-    assert utils.thickness(100.0, 300.0) == 0  # rock above the surface
+    np.testing.assert_allclose(utils.ice_thickness(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
+    assert utils.ice_thickness(100.0, 300.0) == 0  # rock above the surface
 
 
-# ---------------------------------------------------------------- metrics and files
+def test_ice_begins_at_one_thickness_everywhere():
+    """0.5 m is no ice: not in a mask, not among the scored cells, not in a volume."""
+    thin, topg = np.full((2, 2), 0.5), np.array([[100, -100], [0, np.nan]])
+    assert not utils.is_ice(thin).any()
+    assert utils.is_ice(np.array([0, 1, 1.001, np.nan])).tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(utils.cell_type(thin, topg), [[1, 0], [1, -1]])
+    cells = utils.cells_by_type(thin, np.nan_to_num(topg), 1)
+    assert cells["ice_free"].all()
+    assert not (cells["grounded"].any() or cells["floating"].any() or cells["margin"].any())
+    assert not utils.cells_by_type(thin, None, 1)["ice"].any()
+    assert "volume_error_percent" not in utils.errors(2 * thin, thin, 1000.0, 1000.0)
 
 
-def test_errors_by_hand():
-    found = utils.errors([[3.0, 0.0]], [[0.0, 4.0]], thk_max_m=10)
-    assert found == pytest.approx(
-        {"mse": 0.125, "rmse_m": np.sqrt(12.5), "mae_m": 3.5, "bias_m": -0.5}
-    )
-    assert utils.rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
+def test_cell_type_by_hand():
+    # ocean, land, at sea level, grounded, grounded below the sea, floating; nothing of an unknown
+    thk = np.array([0, 0, 0, 500, 500, 500, 500, 0, np.nan, np.nan])
+    topg = np.array([-300, 300, 0, 300, -300, -500, np.nan, np.nan, 100, np.nan])
+    kind = utils.cell_type(thk, topg)
+    np.testing.assert_array_equal(kind, [0, 1, 1, 2, 2, 3, -1, -1, -1, -1])
+    assert kind.dtype == np.int8
+    assert [utils.CELL_TYPES[i] for i in kind[[0, 1, 3, 5]]] == [
+        "ocean", "ice_free_land", "grounded_ice", "floating_ice"]
 
 
-def test_volume_error_by_hand():
-    assert utils.volume_error([[110.0, 0.0]], [[100.0, 20.0]], spacing_m=5000) == pytest.approx(
-        {"volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120})
-    ocean = utils.volume_error(np.ones(4), np.zeros(4), spacing_m=1000)
-    assert ocean == {"volume_error_km3": pytest.approx(4e-3), "volume_error_percent": None}
-
-
-def test_surface_types_by_hand():
+def test_cells_by_type_by_hand():
     # ocean, ice shelf, grounded below sea level, grounded on land, land without ice; 2 rows
     thk = np.array([[0, 0, 300, 300, 1000, 1000, 1000, 1000, 500, 0.0]] * 2)
     topg = np.array([[-900, -900, -900, -900, -800, -800, 50, 50, 50, 50.0]] * 2)
-    found = utils.surface_types(thk, topg, near_cells=1)
+    cells = utils.cells_by_type(thk, topg, near_cells=1)
     for name, row in (("grounded", [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]),
                       ("floating", [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]),
                       ("ice_free", [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
-                      ("margin", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1]), ("all", [1] * 10)):
-        np.testing.assert_array_equal(found.pop(name), [row, row])
-    assert not found
-    wide = utils.surface_types(thk, topg, near_cells=2)["margin"]
+                      ("margin", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1])):
+        np.testing.assert_array_equal(cells.pop(name), [row, row])
+    assert not cells
+    wide = utils.cells_by_type(thk, topg, near_cells=2)["margin"]
     np.testing.assert_array_equal(wide[0], [1, 1, 1, 1, 1, 1, 0, 1, 1, 1])
 
-    bare = utils.surface_types(thk, None, near_cells=1)
-    assert set(bare) == {"ice", "margin", "all"}
+    bare = utils.cells_by_type(thk, None, near_cells=1)
+    assert set(bare) == {"ice", "margin"}
+    np.testing.assert_array_equal(bare["ice"][0], [0, 0, 1, 1, 1, 1, 1, 1, 1, 0])
     np.testing.assert_array_equal(bare["margin"][0], [0, 1, 1, 0, 0, 0, 0, 0, 1, 1])
     for same in (np.zeros((3, 3)), np.full((3, 3), 500.0)):  # one type: nothing to be near to
-        assert not utils.surface_types(same, 0 * same, near_cells=9)["margin"].any()
+        assert not utils.cells_by_type(same, 0 * same, near_cells=9)["margin"].any()
     # At the thickness that just floats, ice counts as grounded; distance is that of the centres.
     thk, topg = np.full((5, 5), utils.RHO_SEA), np.full((5, 5), -utils.RHO_ICE)
     thk[2, 2] = 0
-    found = utils.surface_types(thk, topg, near_cells=1.5)
-    assert found["grounded"].sum() == 24
-    np.testing.assert_array_equal(found["margin"], np.pad(np.ones((3, 3), bool), 1))
+    cells = utils.cells_by_type(thk, topg, near_cells=1.5)
+    assert cells["grounded"].sum() == 24
+    np.testing.assert_array_equal(cells["margin"], np.pad(np.ones((3, 3), bool), 1))
 
 
-def test_power_spectrum_of_a_wave_and_of_noise():
-    spacing_m, n = 5000.0, 41
-    wavenumber, power = utils.power_spectrum(
-        7.0 + 30 * np.sin(2 * np.pi * 8 / n * np.arange(n)) * np.ones((3, n, 1)), spacing_m)
-    np.testing.assert_allclose(wavenumber, np.arange(1, 21) / (41 * 5))  # cycles per km
-    assert np.argmax(power) == 8 - 1
-    step = wavenumber[0]
-    assert np.sum(power * 2 * np.pi * wavenumber) * step == pytest.approx(30**2 / 2, rel=0.05)
-    assert np.all(power[[*range(5), *range(10, 20)]] < 1e-6 * power.max())
+# ---------------------------------------------------------------- scores
 
-    noise = 100 + 20 * np.random.default_rng(0).standard_normal((400, n, n))
-    power = utils.power_spectrum(noise, spacing_m)[1]
-    np.testing.assert_allclose(power[1:], 20**2 * 5**2, rtol=0.1)  # times (1 / 5 km)2: 20 m squared
+
+def test_errors_by_hand():
+    found = utils.errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
+    assert found == pytest.approx({
+        "mse": 250e-6, "rmse_m": np.sqrt(250), "mae_m": 15, "bias_m": -5,
+        "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120})
+    ocean = utils.errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
+    assert ocean["volume_error_km3"] == pytest.approx(4e-3)
+    assert "volume_error_percent" not in ocean
+    assert utils.rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
+
+
+def test_score_by_hand():
+    """Only the chosen cells count; a method without an error has no ratio, and nothing is NaN."""
+    label, cells = np.array([100.0, 100, 100, 0]), np.array([True, True, False, False])
+    thickness = {"bicubic": label + [4, -4, 999, 0], "perfect": label + [0.005, 0.005, 7, 0],
+                 "model": label + [1, 1, 999, 999]}
+    found = utils.score(thickness, label, cells, 1000.0, 1000.0)
+    assert found["n_cells"] == 2
+    assert found["ratio"] == {"bicubic": pytest.approx(1 / 16)}
+    assert list(found["errors"]) == ["bicubic", "perfect", "model"]
+    assert found["errors"]["bicubic"] == pytest.approx({
+        "mse": 16e-6, "rmse_m": 4, "mae_m": 4, "bias_m": 0, "volume_error_km3": 0,
+        "volume_error_percent": 0})
+    nowhere = utils.score(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
+    assert nowhere == {"n_cells": 0, "errors": {}, "ratio": {}}
+
+
+# ---------------------------------------------------------------- files
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     with utils.replacing(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(RuntimeError), utils.replacing(path) as temporary:
+    # What a computation raises while a file is open is its own, not a full disk.
+    with pytest.raises(RuntimeError, match="^the sum went wrong$"), \
+            utils.replacing(path) as temporary:
         temporary.write_text("half")
-        raise RuntimeError
+        raise RuntimeError("the sum went wrong")
+    for error in (RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")):
+        with pytest.raises(OSError, match="file.txt: cannot be written; is the disk full"), \
+                utils.replacing(path) as temporary, utils.writing(path):
+            temporary.write_text("half")
+            raise error
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(OSError, match="cannot be written"), utils.replacing(path / "below"):
+        pass  # a file is in the way of its folder
+
+
+@pytest.mark.parametrize("output", ["map.nc", "./sub/../map.nc", "symbolic.nc", "hard.nc",
+                                    "sub/map.nc", "sub"])
+def test_an_output_that_is_an_input_is_refused(output, folder):
+    (folder / "sub").mkdir()
+    (folder / "map.nc").write_text("the user's map")
+    Path("symbolic.nc").symlink_to(folder / "map.nc")
+    Path("hard.nc").hardlink_to("map.nc")
+    Path("sub/map.nc").symlink_to("../symbolic.nc")
+    message = "sub: not a file" if output == "sub" else "this is .*map.nc, which is read"
+    with pytest.raises(InputError, match=message):
+        utils.check_output(output, None, "absent.nc", folder / "map.nc")
+    with pytest.raises(InputError, match=message):
+        utils.check_output(folder / output, "", "map.nc")
+    with pytest.raises(InputError, match="this is later.nc"):  # where there is no file yet, too
+        utils.check_output("sub/../later.nc", "later.nc")
+
+
+def test_an_output_of_its_own_is_fine(folder):
+    for name in ("map.nc", "old.nc"):
+        (folder / name).write_text("the same text")
+    utils.check_output("new.nc", "map.nc", None)
+    utils.check_output("old.nc", "map.nc")  # made anew
+    utils.check_output("map.nc")
 
 
 def test_tables_keep_numbers_and_gaps(tmp_path):
@@ -334,35 +469,35 @@ def test_tables_keep_numbers_and_gaps(tmp_path):
         rows = utils.read_table(tmp_path / "t.csv")
 
 
-# ---------------------------------------------------------------- figures for the real grid
+def test_json_has_no_nan_in_it(tmp_path):
+    path = tmp_path / "scores.json"
+    utils.write_json(path, {"rmse_m": 1.5})
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            utils.write_json(path, {"rmse_m": bad})
+    assert utils.read_json(path, "") == {"rmse_m": 1.5}
+    path.write_text("{")
+    with pytest.raises(InputError, match="scores.json: not valid JSON .*; make it again"):
+        utils.read_json(path, "make it again")
 
 
-@pytest.mark.parametrize(
-    "scale, mse, rmse_m, surface_rmse_m",
-    [
-        (2, 2.83e-5, 23.3, 8.0),
-        (4, 4.83e-4, 96.1, 27.3),
-        (8, 2.14e-3, 202.4, 63.8),
-        (16, 4.53e-3, 294.6, 113.3),
-    ],
-)
-def test_reference_figures_of_bedmachine(real_grid, scale, mse, rmse_m, surface_rmse_m):
-    import prepare_data
-
-    found = utils.read_map(real_grid("antarctica_bedmachine_5km.nc"))
-    cells = prepare_data.window_slices(found, prepare_data.WINDOW, 41)
-    thk, topg = (prepare_data.cut_patches(found[name][cells]) for name in ("thk", "topg"))
-    assert thk.shape == (200, 41, 41)
-    assert thk.max() == pytest.approx(4375.6, abs=0.1)
-    thk0, topg0 = (utils.make_levels(field, scale, "bicubic")[:, 0] for field in (thk, topg))
-    found = utils.errors(thk0, thk, thk.max())
-    assert found["mse"] == pytest.approx(mse, rel=0.01)
-    assert found["rmse_m"] == pytest.approx(rmse_m, rel=0.01)
-    base = utils.thickness(utils.surface(np.maximum(thk0, 0), topg0), topg)
-    assert utils.rmse_m(base, thk) == pytest.approx(surface_rmse_m, rel=0.01)
+def test_differences_say_where_in_the_settings_they_are():
+    old = {"seed": 0, "gone": 1, "same": [1, 2], "data": {"seed": 0, "source": "a.nc"}}
+    new = {"seed": 0, "same": [1, 2], "data": {"seed": 1, "source": "a.nc"}, "new": None, "lr": 0.1}
+    found = utils.differences(old, new)
+    assert found == {"gone": (1, None), "data.seed": (0, 1), "lr": (None, 0.1)}
+    assert utils.differences_text(found) == "gone 1 -> None; data.seed 0 -> 1; lr None -> 0.1"
+    assert utils.differences(old, old) == {}
 
 
-# ---------------------------------------------------------------- progress
+# ---------------------------------------------------------------- on screen
+
+
+def test_tables_on_screen_are_aligned(capsys):
+    utils.print_table([("", "RMSE m", ""), ("bicubic", "1.5", "x"), ("model", "100.25", "")])
+    assert capsys.readouterr().out == ("         RMSE m\n"
+                                       "bicubic     1.5  x\n"
+                                       "model    100.25\n")
 
 
 def test_progress_says_how_long_it_will_take(capsys):

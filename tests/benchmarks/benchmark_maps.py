@@ -2,8 +2,8 @@
 
     python tests/benchmarks/benchmark_maps.py
 
-One 2x stage of 9-1-5 with a bed, one turn, on a synthetic map; all that evaluate.downscale does but
-writing the file. Beside it, in the same run, the rate of a large matrix product on this machine.
+One 2x stage of 9-1-5 with a bed, one turn, on a made-up map: all that downscale.refine does, which
+leaves out writing the file. Beside it, in the same run, the rate of a large matrix product.
 """
 
 import contextlib
@@ -13,34 +13,32 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-from benchmark_training import matrix_product_flops, seconds  # noqa: E402
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)]  # tests, the scripts
 
-import evaluate  # noqa: E402
-import model  # noqa: E402
-import train  # noqa: E402
+from benchmark_training import matrix_product_flops, seconds
+from conftest import example_settings
+
+import downscale
+import model
+import utils
 
 SIDE = 1500  # coarse cells along each side of the map
 
 
 def main():
-    settings = dict(
-        train.RECIPES["default"], run="speed", scale=2, seed=0, thk_norm_m=4000.0,
-        topg_norm_m=1000.0, filters=[64, 32], kernels=[9, 1, 5], average_turns=False,
-        data={"degrade": "area"})
+    settings = example_settings(scale=2, filters=[64, 32], kernels=[9, 1, 5], average_turns=False,
+                                data={"degrade": "area"})
     layers = model.build_layers(settings)
+    chain = model.compile_chain(layers, settings, whole_map=True)
     rng = np.random.default_rng(0)
-    axis = 5000.0 * np.arange(SIDE)
-    fine = 2500.0 * np.arange(2 * SIDE) - 1250
+    axis, fine = 5000.0 * np.arange(SIDE), 2500.0 * np.arange(2 * SIDE) - 1250
     topg = rng.uniform(-1000, 1000, (2 * SIDE, 2 * SIDE)).astype(np.float32)
-    found = {"x": axis, "y": axis, "thk": rng.uniform(1, 4000, (SIDE, SIDE)).astype(np.float32),
-             "unknown": np.zeros((SIDE, SIDE), bool)}
-    bed = {"x": fine, "y": fine, "read": lambda rows, columns: topg[rows, columns]}
-    chain = evaluate.compile_chain(layers, settings)
+    ice_map = utils.make_map(axis, axis, rng.uniform(1, 4000, (SIDE, SIDE)))
+    bed = utils.bed_of_map(utils.make_map(fine, fine, np.zeros_like(topg), topg))
 
     def whole_map():
-        with contextlib.redirect_stdout(io.StringIO()):
-            for _ in evaluate.downscale(chain, found, bed, settings):
+        with contextlib.redirect_stdout(io.StringIO()):  # no progress
+            for _ in downscale.refine(chain, ice_map, bed, settings, 2):
                 pass
 
     product = matrix_product_flops()

@@ -17,16 +17,15 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]  # tests, the scripts
+
+from conftest import example_settings
 
 import model
 import train
-import utils
-
-with utils.quiet_import():
-    import tensorflow as tf
+from model import tf
 
 N_PATCHES, SCALE, SIZE = 140, 8, 41
 
@@ -99,32 +98,24 @@ def torch_epoch(settings, thk, topg):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--flatness", type=int, default=150, metavar="EPOCHS", help="epochs to compare"
-    )
+    parser.add_argument("--flatness", type=int, default=150, metavar="EPOCHS",
+                        help="epochs to compare")
     args = parser.parse_args()
 
-    print(f"device {train.set_up_device()}, TensorFlow {tf.__version__}")
-    settings = dict(
-        train.RECIPES["default"],
-        scale=SCALE,
-        seed=0,
-        thk_norm_m=4000.0,
-        topg_norm_m=1000.0,
-        filters=[64, 32],
-        kernels=[9, 1, 5],
-        base="bicubic",
-        consistency=False,
-        gradients="stage",
-        correction_m=None,
-    )
+    print(f"device {model.set_up_device()}, TensorFlow {tf.__version__}")
+    settings = example_settings(
+        scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], base="bicubic", consistency=False,
+        gradients="stage", correction_m=None, batch_size=5,
+        data={"thk_norm_m": 4000.0, "topg_norm_m": 1000.0})
     rng = np.random.default_rng(0)
     n_stages = model.count_stages(SCALE)
     shape = (N_PATCHES, n_stages + 1, SIZE, SIZE)
     thk = rng.uniform(0, 4000, shape).astype(np.float32)
     topg = rng.uniform(-1000, 1000, shape).astype(np.float32)
     layers = model.build_layers(settings)
-    step = train.make_step(layers, tf.keras.optimizers.Adam(1e-4), settings)
+    optimizer = tf.keras.optimizers.Adam(1e-4)
+    optimizer.build(model.list_weights(layers))
+    step = train.make_step(layers, optimizer, settings)
     epoch = train.make_epoch(step, layers, settings)
 
     def one_epoch():
@@ -134,9 +125,8 @@ def main():
     ours = np.median(seconds(one_epoch, 15))
     flops = epoch_flops(settings)
     print(f"matrix product 4096       {product / 1e9:8.1f} GFLOP/s")
-    print(
-        f"8x epoch, batch {settings['batch_size']:3d}       {ours:8.3f} s   {flops / 1e9:.1f} GFLOP"
-    )
+    print(f"8x epoch, batch {settings['batch_size']:3d}       {ours:8.3f} s   "
+          f"{flops / 1e9:.1f} GFLOP")
     print(f"patches x stages / s      {N_PATCHES * n_stages / ours:8.0f}")
     print(f"share of matrix product   {flops / ours / product:8.1%}   (to reach: 45 %)")
 

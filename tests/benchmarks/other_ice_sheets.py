@@ -19,15 +19,16 @@ Printed: RMSE [m] over ice and 8 cells around it; in brackets, over the consiste
 import contextlib
 import io
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import evaluate
+import downscale
+import model
 import utils
+from evaluate import METHODS
 
 RATE_FACTOR = 1e-16  # Glen's A [Pa-3 a-1]
 MOST_DIFFUSIVE = 3e7  # [m2 a-1], keeps steps from getting tiny over cliffs of the first years
@@ -37,7 +38,7 @@ def thinned(thk, topg, less_m, rise_m, size=1.0):
     """thk, topg (y, x) m with less ice on a higher bed, none afloat; all heights times size."""
     topg = topg + rise_m
     thk = np.maximum(thk - less_m, 0)
-    thk[(thk < 1) | (utils.RHO_ICE / utils.RHO_SEA * thk < -topg)] = 0
+    thk[~utils.is_ice(thk) | utils.floats(thk, topg)] = 0
     return size * thk, size * topg
 
 
@@ -51,8 +52,8 @@ def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
     factor = 2 * RATE_FACTOR * (utils.RHO_ICE * 9.81) ** 3 / 5
     time, steps = 0.0, 0
     while time < years:
-        surface = topg + thk
-        slope_x, slope_y = (np.diff(surface, axis=axis) / spacing_m for axis in (1, 0))
+        usrf = topg + thk
+        slope_x, slope_y = (np.diff(usrf, axis=axis) / spacing_m for axis in (1, 0))
         along_x, along_y = (slope_x[1:] + slope_x[:-1]) / 2, (slope_y[:, 1:] + slope_y[:, :-1]) / 2
         corner = (thk[1:, 1:] + thk[:-1, 1:] + thk[1:, :-1] + thk[:-1, :-1]) / 4
         diffusive = np.minimum(factor * corner**5 * (along_x**2 + along_y**2), MOST_DIFFUSIVE)
@@ -60,18 +61,18 @@ def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
         flux_y = (diffusive[:, 1:] + diffusive[:, :-1]) / 2 * slope_y[:, 1:-1]
         step = min(spacing_m**2 / (8 * max(diffusive.max(), 100)), 5.0)
         change = (np.diff(flux_x, axis=1) + np.diff(flux_y, axis=0)) / spacing_m
-        change += np.clip(gradient * (surface[1:-1, 1:-1] - snowline_m), -4, most_snow)
+        change += np.clip(gradient * (usrf[1:-1, 1:-1] - snowline_m), -4, most_snow)
         thk[1:-1, 1:-1] = np.maximum(thk[1:-1, 1:-1] + step * change, 0)
         if steps % 20 == 0:
-            thk[utils.RHO_ICE / utils.RHO_SEA * thk < -topg] = 0
+            thk[utils.floats(thk, topg)] = 0
         time, steps = time + step, steps + 1
     return np.where(thk < 1, 0, thk)
 
 
 def make_maps(path):
     """The four maps of a map file: yields name, spacing [m], thk and topg (y, x) m."""
-    found = utils.read_map(path)
-    thk, topg = found["thk"], found["topg"]
+    ice_map = utils.read_map(path)
+    thk, topg = ice_map["thk"], ice_map["topg"]
     yield "thinned", 8000.0, *thinned(thk, topg, 1000, 1000)
     yield "mountain", 1000.0, *thinned(thk, topg, 1500, 2000, 0.25)
     part = slice(200, 560), slice(400, 760)
@@ -83,33 +84,31 @@ def make_maps(path):
            flow(0.6 * less, bare, 1000.0, 400, 2000, 1.0, 0.006), bare)
 
 
+def score(run, thk, topg, spacing_m):
+    """RMSE [m] of every method in a hindcast of a map in memory: {method: rmse_m}."""
+    settings, scale, chain = model.open_run(run)
+    y, x = (spacing_m * np.arange(n) for n in thk.shape)
+    fine, coarse = downscale.coarsen(utils.make_map(x, y, thk, topg.astype(np.float32)), scale)
+    with contextlib.redirect_stdout(io.StringIO()):  # no progress
+        by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
+    scores = downscale.score_map(by_method, fine, coarse, settings, scale)
+    return {method: errors["rmse_m"] for method, errors in scores["all"]["errors"].items()}
+
+
 def main():
     if len(sys.argv) < 3:
         raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
-    runs = sys.argv[2:]
-    evaluate.plot_hindcast = lambda *args: None
-    methods = ("bicubic", "surface", "surface_consistent")
-    print(f"{'':16}{'bicubic':>9}{'surface':>9}{'surf.+c.':>9}"
-          + "".join(f"{run:>17}" for run in runs))
+    runs, others = sys.argv[2:], [method for method in METHODS if method != "model"]
+    rows = [("", *(METHODS[method][0] for method in others), *runs)]
     for name, spacing_m, thk, topg in make_maps(sys.argv[1]):
-        with tempfile.TemporaryDirectory() as folder:
-            utils.RESULTS = Path(folder)  # scores alone, no files
-            path = Path(folder) / f"{name.replace(', ', '_')}.nc"
-            axes = [spacing_m * np.arange(n) for n in thk.shape]
-            utils.write_netcdf(path, dict(zip("yx", thk.shape, strict=True)), {
-                "y": (("y",), axes[0], {"units": "m"}), "x": (("x",), axes[1], {"units": "m"}),
-                "thk": (("y", "x"), thk.astype(np.float32), {"units": "m"}),
-                "topg": (("y", "x"), topg.astype(np.float32), {"units": "m"})}, {})
-            line = ""
-            for run in runs:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    every = evaluate.hindcast(run, path)["all"]
-                rmse_m = {method: scores["rmse_m"] for method, scores in every.items()
-                          if method != "n_cells"}
-                share = rmse_m["model"] / rmse_m["surface_consistent"]
-                line += f"{rmse_m['model']:9.1f} ({share:.3f})"
-        print(f"{name:16}" + "".join(f"{rmse_m[method]:9.1f}" for method in methods) + line,
-              flush=True)
+        cells = []
+        for run in runs:
+            rmse_m = score(run, thk, topg, spacing_m)
+            share = rmse_m["model"] / rmse_m["surface_base_consistent"]
+            cells.append(f"{rmse_m['model']:.1f} ({share:.3f})")
+        rows.append((name, *(f"{rmse_m[method]:.1f}" for method in others), *cells))
+        print(f"{name}: done", flush=True)
+    utils.print_table(rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,647 @@
+"""Make whole ice-thickness maps finer with a trained run; or score the run on a map (hindcast).
+
+    python downscale.py MAP.nc --run map_x2 --output FINE.nc                 # the map, 2x finer
+    python downscale.py MAP.nc --run map_x4 --output FINE.nc --bed BED.nc    # with a finer bed
+    python downscale.py MAP.nc --run map_x4 --hindcast    # reduce it, rebuild it, score that
+
+The map is worked through in tiles that overlap: memory holds the coarse map and one tile. Averaged
+over the cells of the coarse map, the finer thickness gives that map back. Reads checkpoints/<run>/;
+writes FINE.nc, and scores and figures to results/<run>/. Nothing is trained here.
+"""
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+
+import matplotlib.patches
+import matplotlib.pyplot as plt
+import netCDF4
+import numpy as np
+import scipy.ndimage
+
+import evaluate
+import model
+import prepare_data
+import utils
+from evaluate import METHODS
+from utils import InputError
+
+# ---- Settings ---------------------------------------------------------------------------------
+TILE = 640          # side of a tile with its halo, in fine cells
+SPLINE_HALO = 16    # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
+NEAR_ICE = 8        # a hindcast is scored on ice and so many cells around it
+MAP_PIXELS = 1200   # longest side of a map in a figure, in cells; its zoom reads up to twice that
+ZOOM = 96           # side of the zoom, in fine cells
+# -----------------------------------------------------------------------------------------------
+
+# Fields of a finer map: NetCDF type and attributes.
+WRITTEN = {
+    "thk": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["thk"],
+                   "long_name": "ice thickness"}),
+    "topg": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["topg"],
+                    "long_name": "bed elevation"}),
+    "usrf": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["usrf"],
+                    "long_name": "upper surface elevation, from thk and topg by flotation"}),
+    "mask": ("i1", {"flag_values": np.arange(len(utils.CELL_TYPES), dtype=np.int8),
+                    "flag_meanings": " ".join(utils.CELL_TYPES), "long_name": "type of the cell",
+                    "comment": f"ice where thk > {utils.LEAST_ICE_M:g} m, floating where its "
+                               f"weight does not ground it (densities {utils.RHO_ICE:g} and "
+                               f"{utils.RHO_SEA:g} kg m-3)"}),
+}
+
+
+# ---------------------------------------------------------------- the fine cells and their bed
+
+
+def finer_axis(axis, factor):
+    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
+    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
+    return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
+
+
+def fill_nearest(field, unknown):
+    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
+    if unknown.all():
+        return np.zeros_like(field)
+    if not unknown.any():
+        return field
+    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
+                                                   return_indices=True)
+    return field[tuple(nearest)]
+
+
+def bring_to_cells(bed, x, y):
+    """The bed on the cells x, y (centres [m], ascending, evenly spaced): (y, x) float32 [m].
+
+    bed: see utils.open_bed. A finer bed is averaged over the cells, wherever its own lie; one as
+    coarse or coarser is interpolated by cubic splines, unless its cells are these very ones.
+    NaN where less than half a cell is known.
+    """
+    wide, spacing = x[1] - x[0], bed["spacing_m"]
+    offset = (np.array([x[0] - bed["x"][0], y[0] - bed["y"][0]]) / spacing + 0.5) % 1 - 0.5
+    averaged = spacing < 0.999 * wide or (spacing < 1.001 * wide and np.abs(offset).max() < 1e-3)
+    margin = (wide if averaged else 12 * spacing) + spacing  # the spline forgets what lies farther
+    parts, weights = [], []
+    for source, axis in ((bed["y"], y), (bed["x"], x)):
+        start, stop = np.searchsorted(source, (axis[0] - margin, axis[-1] + margin))
+        if stop - start < 2:
+            return np.full((len(y), len(x)), np.nan, np.float32)
+        source = source[start:stop]
+        parts.append(slice(start, stop))
+        if averaged:
+            weights.append(utils.overlap_weights(source, axis))
+        else:
+            beyond = (axis < source[0] - spacing / 2) | (axis > source[-1] + spacing / 2)
+            weights.append(np.where(beyond[:, None], 0, utils.spline_weights(source, axis)))
+    field = bed["read"](*parts)
+    known = np.isfinite(field)
+    share = weights[0] @ known.astype(float) @ weights[1].T
+    mean = weights[0] @ np.where(known, field, 0).astype(float) @ weights[1].T
+    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
+
+
+@contextlib.contextmanager
+def open_bed(ice_map, settings, bed_file=None, record=-1):
+    """The bed for a map (see utils.open_bed): of another file, or its own; None where it has none.
+
+    Raises InputError where the run needs one, or it is of another projection or place.
+    """
+    if bed_file is None:
+        if ice_map["topg"] is None and model.needs_topg(settings):
+            raise InputError(f"{ice_map['path']}: no bed (topg) in it, and run {settings['run']} "
+                             "needs one; give it with --bed, or use a run trained with --channels "
+                             "thk")
+        yield utils.bed_of_map(ice_map)
+        return
+    with utils.open_bed(bed_file, record) as bed:
+        different = utils.crs_differences(ice_map["crs"], bed["crs"])
+        if different:
+            raise InputError(f"{bed_file}: its projection is not that of {ice_map['name']} "
+                             f"({different}); reproject it first")
+        for name in "xy":
+            if bed[name][-1] < ice_map[name][0] or bed[name][0] > ice_map[name][-1]:
+                raise InputError(f"{bed_file}: {name} from {bed[name][0]:.0f} to "
+                                 f"{bed[name][-1]:.0f} m, the map's from {ice_map[name][0]:.0f} "
+                                 f"to {ice_map[name][-1]:.0f} m: not the same place")
+        if bed["record_text"]:
+            print(f"bed {bed['name']}: {bed['record_text']}")
+        yield bed
+
+
+# ---------------------------------------------------------------- tiles
+
+
+def tile_sides(settings, scale):
+    """Halo and side, halo included, of the tiles of a map in coarse cells.
+
+    The halo holds all that a cell of the result depends on: the chain's receptive field, and the
+    splines that bring the coarse fields to the fine cells.
+    """
+    n_stages = model.count_stages(scale)
+    reach = n_stages * sum(kernel // 2 for kernel in settings["kernels"])  # fine cells
+    halo = SPLINE_HALO + math.ceil(reach / scale)
+    if "misfit" in settings["channels"]:  # two cells of each stage's own level: 2 + 1 + 1/2 ...
+        halo += 4
+    return halo, max(TILE // scale, 3 * halo)
+
+
+def axis_tiles(size, halo, side):
+    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
+
+    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
+    its own cells are `halo` or more away from its edges, but for the edges of the map.
+    """
+    if size <= side:
+        return [(slice(0, size), slice(0, size))]
+    own = side - 2 * halo
+    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
+    return [(slice(start, min(start + own, size)), slice(first, first + side))
+            for start, first in zip(range(0, size, own), firsts, strict=True)]
+
+
+def map_tiles(shape, settings, scale):
+    """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles."""
+    halo, side = tile_sides(settings, scale)
+    return [(rows, columns) for rows in axis_tiles(shape[0], halo, side)
+            for columns in axis_tiles(shape[1], halo, side)]
+
+
+def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
+    """What the chain needs for one tile of a map, with its halo: a dict of arrays.
+
+    ice_map: the coarse map (see utils), its thickness means over its cells; axes: x, y of the fine
+    map [m]; bed: see utils.open_bed, or None; tile: of map_tiles.
+    thk0: (1, y, x) float32 [m], the coarse thickness by splines; topg: (1, level, y, x) float32 [m]
+    without gaps, or None; topg_fine: (y, x) m, NaN in its gaps, or None; has_ice; unknown: (y, x)
+    bool, where nothing is known: a coarse cell is known as a whole or not at all.
+    """
+    rows, columns = (slice(part.start * scale, part.stop * scale) for _, part in tile)
+    whole = tile[0][1], tile[1][1]
+    cell = np.ones((scale, scale), bool)
+    unknown = ice_map["unknown"][whole]
+    thk = fill_nearest(ice_map["thk"][whole], unknown)
+    unknown = np.kron(unknown, cell)
+    arrays = {"thk0": utils.enlarge_fields(thk[None], unknown.shape, "area").astype(np.float32),
+              "topg": None, "topg_fine": None, "has_ice": bool(thk.any())}
+    if bed:
+        topg = bring_to_cells(bed, axes[0][columns], axes[1][rows])
+        gaps = np.isnan(topg)
+        if bed_is_needed:
+            blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
+            unknown |= np.kron(blocks.any(axis=(1, 3)), cell)
+        arrays |= {"topg_fine": topg,
+                   "topg": utils.make_levels(fill_nearest(topg, gaps)[None], scale, "area")}
+    return arrays | {"unknown": unknown}
+
+
+def refine(chain, ice_map, bed, settings, scale, baselines=False):
+    """Make a whole map finer, tile by tile, with progress.
+
+    chain(thk, topg): model.compile_chain of the last stages of a run's layers; ice_map, bed: see
+    cut_tile; settings: of the run. Yields rows, columns (slices of the fine map) and what is in
+    them: thickness {method: (y, x) float32 m}, NaN where nothing is known, and topg (y, x) m or
+    None. thickness has the model; with baselines also those of model.baselines.
+    """
+    axes = [finer_axis(ice_map[name], scale) for name in "xy"]
+    needs_topg, started = model.needs_topg(settings), time.monotonic()
+    tiles = map_tiles(ice_map["thk"].shape, settings, scale)
+    for done, tile in enumerate(tiles, 1):
+        arrays = cut_tile(ice_map, axes, bed, tile, scale, needs_topg)
+        thk0, topg = arrays["thk0"], arrays["topg"]
+        thickness = {}
+        if baselines:
+            beds = (None, None) if topg is None else (topg[:, 0], topg[:, -1])
+            thickness = model.baselines(thk0, *beds, scale, "area")
+        if arrays["has_ice"]:
+            thickness["model"] = model.predict(chain, thk0, topg if needs_topg else None,
+                                               settings["average_turns"])[-1]
+        else:
+            thickness["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
+        own = [slice(part.start * scale, part.stop * scale) for part, _ in tile]
+        inside = tuple(slice((part.start - whole.start) * scale, (part.stop - whole.start) * scale)
+                       for part, whole in tile)
+        yield (*own, {method: np.where(arrays["unknown"], np.nan, thk[0])[inside]
+                      for method, thk in thickness.items()},
+               arrays["topg_fine"][inside] if bed else None)
+        utils.show_progress("tile", done, len(tiles), (time.monotonic() - started) / done)
+
+
+# ---------------------------------------------------------------- a finer map, as a file
+
+
+def create_fine_map(path, x, y, crs, names, chunk, attributes):
+    """An open netCDF4.Dataset for a CF-1.8 map, to be filled part by part.
+
+    x, y: axes [m]; crs: attributes of the grid mapping, {} if unknown; names: fields of WRITTEN,
+    (y, x) each; chunk: side of the compressed chunks in cells; attributes: global ones.
+    """
+    ds = netCDF4.Dataset(path, "w")
+    ds.setncatts({"Conventions": "CF-1.8"} | attributes)
+    for name, axis in (("y", y), ("x", x)):
+        ds.createDimension(name, len(axis))
+        ds.createVariable(name, "f8", (name,))[...] = axis
+        ds[name].setncatts({"units": "m", "axis": name.upper(),
+                            "standard_name": utils.STANDARD_NAMES[name],
+                            "long_name": f"{name} coordinate of cell centre"})
+    if crs:
+        ds.createVariable("crs", "i4").setncatts(crs)
+    for name in names:
+        kind, about = WRITTEN[name]
+        fill = np.float32(np.nan) if kind == "f4" else np.int8(-1)
+        ds.createVariable(name, kind, ("y", "x"), zlib=True, complevel=4, shuffle=True,
+                          chunksizes=(min(chunk, len(y)), min(chunk, len(x))), fill_value=fill)
+        ds[name].setncatts(about | ({"grid_mapping": "crs"} if crs else {}))
+    return ds
+
+
+def write_fine_map(path, tiles, ice_map, crs, has_bed, scale, chunk, attributes):
+    """Write the tiles of refine to a map file, at `path` only when it is whole.
+
+    Returns what is lost of the coarse map where the bed is missing, for a reader; "" for nothing.
+    """
+    x, y = (finer_axis(ice_map[name], scale) for name in "xy")
+    names = list(WRITTEN) if has_bed else ["thk"]
+    lost = np.zeros(ice_map["thk"].shape, bool)
+    with utils.replacing(path) as temporary:
+        with utils.writing(path):
+            ds = create_fine_map(temporary, x, y, crs, names, chunk, attributes)
+        try:
+            for rows, columns, thickness, topg in tiles:
+                thk = thickness["model"]
+                fields = {"thk": thk}
+                if has_bed:
+                    fields |= {"topg": topg, "usrf": utils.upper_surface(thk, topg),
+                               "mask": utils.cell_type(thk, topg)}
+                with utils.writing(path):
+                    for name, field in fields.items():
+                        ds[name][rows, columns] = field
+                coarse = tuple(slice(part.start // scale, part.stop // scale)
+                               for part in (rows, columns))
+                lost[coarse] = np.isnan(thk[::scale, ::scale]) & utils.is_ice(
+                    ice_map["thk"][coarse])
+            text = ""
+            if lost.any():
+                share = ice_map["thk"][lost].sum(dtype=float) / ice_map["thk"].sum(dtype=float)
+                text = (f"{lost.sum()} ice cells of the coarse map, {100 * share:.2f} % of its "
+                        "volume, are missing: the bed is not known all over them")
+                with utils.writing(path):
+                    ds.comment += f"; {text}"
+        finally:
+            with utils.writing(path):
+                ds.close()
+    return text
+
+
+def print_task(ice_map, settings, scale):
+    """Print what a run is asked to make, and where that is not what it was trained for."""
+    data, spacing_m = settings["data"], ice_map["spacing_m"]
+    print(f"{ice_map['name']}: {ice_map['thk'].shape[1]} x {ice_map['thk'].shape[0]} cells of "
+          f"{spacing_m / 1000:g} km to {spacing_m / scale / 1000:g} km with run {settings['run']} "
+          f"({scale}x)")
+    if data["degrade"] != "area":
+        print("note: the run was trained on point samples (bicubic), a map has cell means; a run "
+              "on patches made with --degrade area does better")
+    if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
+        print(f"note: the run was trained to end at {data['spacing_m'] / 1000:g} km")
+
+
+def result_path(run, kind, path, ice_map, bed, scale):
+    """Where results of a map go, without suffix: maps and beds of one name keep apart."""
+    record = "" if ice_map["record"] is None else f"_record{ice_map['record']}"
+    sources = dict.fromkeys(each["sha256"][:8] for each in (ice_map, bed) if each)
+    return utils.RESULTS / run / f"{kind}_{Path(path).stem}{record}_x{scale}_{'_'.join(sources)}"
+
+
+def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_record=-1):
+    """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure."""
+    utils.check_output(output, map_file, bed_file)
+    settings, scale, chain = model.open_run(run, scale)
+    ice_map = utils.read_map(map_file, record)
+    prepare_data.print_map_notes(ice_map)
+    print_task(ice_map, settings, scale)
+    spacing_m = ice_map["spacing_m"]
+    crs, comment = ice_map["crs"], "thk averaged over the cells of the coarse map gives it back"
+    if not crs and prepare_data.looks_antarctic(ice_map):
+        note = "the map says nothing of its projection and fits Antarctica's: taken for EPSG:3031"
+        crs, comment = prepare_data.EPSG_3031, f"{comment}; {note}"
+        print(f"note: {note}")
+    with open_bed(ice_map, settings, bed_file, bed_record) as bed:
+        if bed and bed["spacing_m"] > 0.999 * spacing_m:
+            print(f"note: the bed of {bed['name']} is no finer than the map; little can be gained")
+        sources = [each for each in (ice_map, bed) if each]
+        names = dict.fromkeys(each["name"] + (f" ({each['record_text']})" if each["record_text"]
+                                              else "") for each in sources)
+        attributes = {
+            "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
+                     f"{spacing_m / scale:g} m",
+            "history": utils.made_now(),
+            "source": f"{' with the bed of '.join(names)}; recurrent SRCNN, run {run}, trained on "
+                      f"{settings['data']['source']}",
+            "citation": "; ".join(filter(None, dict.fromkeys(
+                each["citation"] for each in sources))),
+            "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
+            "model_run": run, "model_settings": json.dumps(settings),
+            "model_weights_sha256": model.weights_sha256(run),
+            "model_training_citation": settings["data"]["citation"],
+            "model_scores": json.dumps(run_scores(run)), "versions": json.dumps(utils.versions()),
+            "comment": comment, **({"synthetic": "yes"} if ice_map["synthetic"] else {})}
+        halo, side = tile_sides(settings, scale)
+        lost = write_fine_map(output, refine(chain, ice_map, bed, settings, scale), ice_map, crs,
+                              bed is not None, scale, (side - 2 * halo) * scale, attributes)
+    if lost:
+        print(f"note: {lost}")
+    print(f"wrote    {output}")
+    path = f"{result_path(run, 'map', output, ice_map, bed, scale)}.png"
+    evaluate.save(plot_downscaled(output, ice_map, settings, scale), path,
+                  map_provenance(settings, ice_map, bed, scale))
+    print(f"figure   {path}")
+
+
+def map_provenance(settings, ice_map, bed, scale):
+    """What made a result of a whole map: for JSON."""
+    of_bed = {f"bed{suffix}": bed[key] for suffix, key in (
+        ("", "name"), ("_sha256", "sha256"), ("_record", "record_text"))} if bed else {}
+    return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
+            "map_sha256": ice_map["sha256"], "record": ice_map["record_text"], **of_bed,
+            "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
+            "weights_sha256": model.weights_sha256(settings["run"]), "settings": settings}
+
+
+def run_scores(run):
+    """RMSE [m] of a run by method, on its test patches and in its hindcasts: a list of dicts.
+
+    Only of the weights as they are now.
+    """
+    folder, scores = utils.RESULTS / run, []
+    for path in [folder / "metrics.json", *sorted(folder.glob("hindcast_*.json"))]:
+        metrics = utils.read_json(path, "remove it") if path.exists() else {}
+        if metrics.get("weights_sha256") == model.weights_sha256(run):
+            is_map = "all" in metrics
+            scores.append({
+                "of": "hindcast of the whole map" if is_map else "test patches",
+                "map": metrics["map" if is_map else "source"], "scale": metrics["scale"],
+                "degrade": metrics["degrade"], "rmse_m": {
+                    method: round(errors["rmse_m"], 2) for method, errors
+                    in metrics["all" if is_map else "test"]["errors"].items()}})
+    return scores
+
+
+# ---------------------------------------------------------------- hindcasts
+
+
+def coarsen(fine, scale):
+    """A map cut to whole coarse cells, and what its thickness is reduced to by cell means.
+
+    Returns two maps (see utils). A coarse cell is unknown where one of its cells is. Raises
+    InputError where the map is too small.
+    """
+    ny, nx = (n // scale * scale for n in fine["thk"].shape)
+    if min(ny, nx) < 2 * scale:
+        raise InputError(f"{fine['name']}: {fine['thk'].shape} cells, too few to be reduced "
+                         f"{scale}x")
+    fine = fine | {"x": fine["x"][:nx], "y": fine["y"][:ny]} | {
+        name: fine[name][:ny, :nx] for name in ("thk", "topg", "usrf", "unknown")
+        if fine[name] is not None}
+    coarse = utils.make_map(
+        fine["x"].reshape(-1, scale).mean(axis=1), fine["y"].reshape(-1, scale).mean(axis=1),
+        utils.reduce_fields(fine["thk"][None], scale, "area")[0],
+        **{key: fine[key] for key in ("crs", "name", "sha256", "title", "synthetic")})
+    coarse["unknown"] = fine["unknown"].reshape(ny // scale, scale, nx // scale, scale).any(
+        axis=(1, 3))
+    return fine, coarse
+
+
+def rebuild(chain, fine, coarse, settings, scale):
+    """Thickness that a run and the baselines make of a coarse map: {method: (y, x) float32 m}.
+
+    fine, coarse: of coarsen; the bed is that of the fine map. Arguments else as in refine.
+    """
+    by_method = {}
+    for rows, columns, thickness, _ in refine(chain, coarse, utils.bed_of_map(fine), settings,
+                                              scale, baselines=True):
+        for method, thk in thickness.items():
+            by_method.setdefault(method, np.empty(fine["thk"].shape, np.float32))[
+                rows, columns] = thk
+    return by_method
+
+
+def score_map(by_method, fine, coarse, settings, scale):
+    """Scores of a hindcast, on ice and NEAR_ICE cells around it: a dict.
+
+    by_method: {method: (y, x) m}; fine, coarse: of coarsen; settings: of the run.
+    all: utils.score. by_type: the same by utils.cells_by_type (margin: within two coarse cells of
+    an ice edge or a grounding line). by_place: inside and outside the window that the run was
+    trained on; only where its map and this one say that they have one projection.
+    checks: {method: {consistency_m: largest difference of the reduced result from the coarse map,
+    least_thk_m: lowest thickness}}; the latter left out where nothing is known.
+    """
+    label, spacing_m, crs = fine["thk"], fine["spacing_m"], settings["data"]["crs"]
+    known = np.isfinite(by_method["model"])
+    ice = utils.is_ice(label)
+    near = known & (scipy.ndimage.distance_transform_edt(~ice) <= NEAR_ICE if ice.any() else True)
+    thk_max_m = max(float(label.max()), 1.0)
+
+    def score(cells):
+        return utils.score(by_method, label, cells & near, thk_max_m, spacing_m)
+
+    types = utils.cells_by_type(label, fine["topg"], 2 * scale)
+    scores = {"all": score(near), "by_type": {name: score(cells) for name, cells in types.items()},
+              "by_place": {}, "checks": {}}
+    if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
+        x0, x1, y0, y1 = settings["data"]["window"]
+        window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
+                  & (fine["x"] >= x0) & (fine["x"] <= x1))
+        scores["by_place"] = {"training window": score(window), "elsewhere": score(~window)}
+    for method, thk in by_method.items():
+        reduced = utils.reduce_fields(np.where(known, thk, 0)[None], scale, "area")[0]
+        off = np.abs(reduced - coarse["thk"])[known[::scale, ::scale]]
+        scores["checks"][method] = {"consistency_m": float(off.max(initial=0))}
+        if known.any():
+            scores["checks"][method]["least_thk_m"] = float(np.nanmin(thk))
+    return scores
+
+
+def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1):
+    """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
+
+    Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png, prints a table, and
+    returns the metrics: what score_map says, and what made them.
+    """
+    settings, scale, chain = model.open_run(run, scale)
+    ice_map = utils.read_map(map_file, record)
+    prepare_data.print_map_notes(ice_map)
+    with open_bed(ice_map, settings, bed_file, bed_record) as bed:
+        if bed_file is not None:
+            ice_map["topg"] = bring_to_cells(bed, ice_map["x"], ice_map["y"])
+            ice_map["unknown"] &= np.isnan(ice_map["topg"])
+    fine, coarse = coarsen(ice_map, scale)
+    if fine["thk"].shape != ice_map["thk"].shape:
+        print(f"{scale}x: {fine['thk'].shape[0]} x {fine['thk'].shape[1]} of the "
+              f"{ice_map['thk'].shape} cells make whole coarse cells")
+    print_task(coarse, settings, scale)
+    by_method = rebuild(chain, fine, coarse, settings, scale)
+    made_by = map_provenance(settings, fine, bed, scale)
+    metrics = made_by | {
+        "from_km": fine["spacing_m"] * scale / 1000, "to_km": fine["spacing_m"] / 1000,
+        "cells": list(fine["thk"].shape),
+        **score_map(by_method, fine, coarse, settings, scale),
+        "versions": utils.versions(), "command": utils.command()}
+    path = result_path(run, "hindcast", map_file, fine, bed, scale)
+    utils.write_json(f"{path}.json", metrics)
+    print_hindcast(metrics)
+    if metrics["all"]["errors"]:
+        evaluate.save(plot_hindcast(metrics, by_method, fine), f"{path}.png", made_by)
+        print(f"\nfigure   {path}.png")
+    return metrics
+
+
+def print_hindcast(metrics):
+    """Print the tables of a hindcast; metrics: see hindcast."""
+    print(f"\n{metrics['map']}, {metrics['from_km']:g} km to {metrics['to_km']:g} km: ice and "
+          f"{NEAR_ICE} cells around it\n")
+    evaluate.print_scores({"all": metrics["all"]} | metrics["by_type"] | metrics["by_place"])
+    print()
+    utils.print_table([("", "MAE m", "consistency m", "least thk m")] + [
+        (METHODS[method][0], f"{errors['mae_m']:.1f}",
+         *(f"{metrics['checks'][method][key]:{form}}" for key, form in
+           (("consistency_m", ".3f"), ("least_thk_m", ".1f"))))
+        for method, errors in metrics["all"]["errors"].items()])
+
+
+# ---------------------------------------------------------------- figures
+
+
+def plot_hindcast(metrics, by_method, fine):
+    """Label, and the errors of every method on one scale; below, zoomed where the model is worst.
+
+    Returns the figure.
+    """
+    label = fine["thk"]
+    errors = {method: by_method[method] - label for method in evaluate.MAPPED
+              if method in by_method}
+    limit = evaluate.error_limit_m(np.nan_to_num(errors["bicubic"]))
+    panels = [("label", label, "thk")] + [
+        (f"{METHODS[method][0]} error, RMSE {metrics['all']['errors'][method]['rmse_m']:.1f} m",
+         error, "error") for method, error in errors.items()]
+    title = (f"Hindcast with run {metrics['run']}: {metrics['map']}, {metrics['from_km']:g} km to "
+             f"{metrics['to_km']:g} km")
+    if metrics["synthetic"]:
+        title = f"SYNTHETIC ice sheet, no real place\n{title}"
+    return plot_map(title, fine["x"], fine["y"], panels, (label, fine["topg"]), limit,
+                    np.nan_to_num(errors["model"]))
+
+
+def plot_downscaled(path, ice_map, settings, scale):
+    """The coarse map, the finer one in the file `path`, and their difference; below, zoomed.
+
+    Returns the figure. The zoom is where the difference is largest.
+    """
+    with utils.open_netcdf(path) as ds:
+        step = math.ceil(max(ds["thk"].shape) / (2 * MAP_PIXELS)) | 1  # see plot_map
+        thk, topg = (np.ma.filled(ds[name][::step, ::step], np.nan) if name in ds.variables
+                     else None for name in ("thk", "topg"))
+    x, y = (finer_axis(ice_map[name], scale)[::step] for name in "xy")
+    rows, columns = (np.arange(n * scale)[::step] // scale for n in ice_map["thk"].shape)
+    coarse = ice_map["thk"][rows[:, None], columns]
+    panels = [("coarse map", coarse, "thk"), ("downscaled", thk, "thk"),
+              ("downscaled - coarse", thk - coarse, "error")]
+    spacing_km = ice_map["spacing_m"] / 1000
+    title = (f"{ice_map['name']} from {spacing_km:g} km to {spacing_km / scale:g} km with run "
+             f"{settings['run']}")
+    change = np.nan_to_num(thk - coarse)
+    return plot_map(title, x, y, panels, (thk, topg), evaluate.error_limit_m(change), change)
+
+
+def worst_square(field, side):
+    """First row, column of the square of `side` cells in which `field`, squared, is largest."""
+    mean = scipy.ndimage.uniform_filter(field.astype(np.float64) ** 2, side, mode="constant")
+    half = side // 2
+    inside = mean[half:field.shape[0] - side + half + 1, half:field.shape[1] - side + half + 1]
+    return np.unravel_index(np.argmax(inside), inside.shape)
+
+
+def plot_map(title, x, y, panels, outline, limit, zoom_on):
+    """A figure of a whole map: its panels, and below them the same, zoomed. Returns the figure.
+
+    x, y: axes [m]; panels: [(name, (y, x) field [m], "thk" or "error")]; outline: thk and topg
+    [m] that give ice edge (black) and grounding line (orange); limit: end of the error scale [m];
+    zoom_on: (y, x) [m], the zoom is where its squares are largest.
+    """
+    side = min(ZOOM, *zoom_on.shape)
+    row, column = worst_square(zoom_on, side)
+    # An odd step, so that the sample does not always hit the same fine cell of a coarse one.
+    step = math.ceil(max(zoom_on.shape) / MAP_PIXELS) | 1
+    views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
+    thk, topg = outline
+    lines = [(utils.is_ice(thk), "black")]
+    if topg is not None:
+        lines.append((utils.cell_type(thk, topg) == 2, "#ff7f00"))
+    styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), evaluate.LEAST_SCALE_M)),
+                      evaluate.THK_COLOURS),
+              "error": ((-limit, limit), evaluate.ERROR_COLOURS)}
+    n, tall = len(panels), len(y) / len(x)
+    figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
+                                height_ratios=(tall, 1))
+    lines_are = "ice edge black" + (", grounding line orange" if topg is not None else "")
+    figure.suptitle(f"{title}\n{lines_are}, zoom red")
+    images = {}
+    for axes, (rows, columns), what in zip(grid, views, ("", ", zoom"), strict=True):
+        extent = evaluate.km_extent(x[columns], y[rows])
+        for panel, (name, field, kind) in zip(axes, panels, strict=True):
+            heading = name.split(",")[0] + what if what else name  # its RMSE is of the whole map
+            images[kind] = evaluate.draw_panel(panel, field[rows, columns], extent, heading,
+                                               *styles[kind])
+            for cells, colour in lines:
+                if 0 < cells[rows, columns].mean() < 1:
+                    panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
+                                  colors=colour, linewidths=0.4 if not what else 0.8)
+            panel.set_xlabel("x (km)")
+        axes[0].set_ylabel("y (km)")
+    box = evaluate.km_extent(x[views[1][1]], y[views[1][0]])
+    for panel in grid[0]:  # where the zoom is
+        panel.add_patch(matplotlib.patches.Rectangle(
+            (box[0], box[2]), box[1] - box[0], box[3] - box[2], fill=False, edgecolor="red"))
+    for kind, label in (("thk", "thickness (m)"), ("error", "difference (m)")):
+        of_kind = [i for i, panel in enumerate(panels) if panel[2] == kind]
+        figure.colorbar(images[kind], ax=grid[:, of_kind], label=label, location="bottom",
+                        aspect=30, pad=0.02, extend="max" if kind == "thk" else "both")
+    return figure
+
+
+def main(argv=None):
+    parser = utils.argument_parser(__doc__)
+    parser.add_argument("map", metavar="MAP.nc", help="the map, its thickness means over its cells")
+    parser.add_argument("--run", metavar="NAME", required=True, help="the trained run")
+    parser.add_argument("--output", metavar="FINE.nc", help="where the finer map goes")
+    parser.add_argument("--hindcast", action="store_true",
+                        help="reduce the map, rebuild it and score that, in place of --output")
+    parser.add_argument("--bed", metavar="BED.nc", help="the bed (default: that of the map)")
+    parser.add_argument("--scale", type=int, choices=utils.SCALES, help="default: that of the run")
+    parser.add_argument("--time", type=int, metavar="N",
+                        help="record of MAP.nc, from 0 (default: the last)")
+    parser.add_argument("--bed-time", type=int, metavar="N",
+                        help="record of BED.nc, from 0 (default: the last)")
+    parser.add_argument("--show", action="store_true", help="also show the figure on screen")
+    args = parser.parse_args(argv)
+    if args.hindcast == (args.output is not None):
+        raise InputError("give --output FINE.nc to make the map finer, or --hindcast to score the "
+                         "run on it")
+    if args.bed_time is not None and args.bed is None:
+        raise InputError("--bed-time: goes with --bed BED.nc")
+    run = utils.check_run_name(args.run)
+    record, bed_record = (-1 if number is None else number for number in (args.time, args.bed_time))
+    evaluate.choose_screen(args.show)
+    model.set_up_device()
+    if args.hindcast:
+        hindcast(run, args.map, args.bed, args.scale, record, bed_record)
+    else:
+        downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record)
+    if args.show:
+        plt.show()
+    return 0
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,936 @@
+"""Whole maps: geometry, tiles, consistency, beds of other grids, the file written, the scores."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import netCDF4
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import example_settings, run_main, write_map
+from matplotlib.image import imread
+
+import downscale
+import model
+import prepare_data
+import utils
+from utils import InputError
+
+DATA = {"degrade": "area", "spacing_m": 5000.0, "source": "made.nc",
+        "window": [0.0, 20000.0, 0.0, 20000.0]}
+EPSG_3413 = prepare_data.EPSG_3031 | {  # the Arctic's: of the same name
+    "latitude_of_projection_origin": 90.0, "standard_parallel": 70.0,
+    "straight_vertical_longitude_from_pole": -45.0, "epsg_code": "EPSG:3413"}
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(downscale, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that plot_map drew: a list."""
+    figures, plot_map = [], downscale.plot_map
+    monkeypatch.setattr(downscale, "plot_map",
+                        lambda *args: figures.append(plot_map(*args)) or figures[-1])
+    return figures
+
+
+def write_run(run="made", scatter=0.0, data=None, **changes):
+    """A run with a narrow 4x chain in checkpoints/, never trained: it gives back its base.
+
+    scatter: standard deviation of random weights added to all layers. Returns its settings.
+    """
+    settings = example_settings(**{
+        "run": run, "filters": [4], "kernels": [3, 3], "average_turns": False} | changes,
+        data=DATA | (data or {}))
+    layers = scatter_weights(model.build_layers(settings), scatter)
+    utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings)
+    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / run / "best" / "ckpt"))
+    return settings
+
+
+def scatter_weights(layers, scatter):
+    rng = np.random.default_rng(1)
+    for weight in model.list_weights(layers):
+        weight.assign_add(scatter * rng.standard_normal(weight.shape))
+    return layers
+
+
+def axes(ny, nx, spacing_m=20000.0):
+    """x, y of a map whose lower left corner is at (-40 km, 100 km)."""
+    return (-40e3 + spacing_m * (np.arange(nx) + 0.5), 100e3 + spacing_m * (np.arange(ny) + 0.5))
+
+
+def grid_map(thk, topg=None, spacing_m=20000.0, **about):
+    """A map in memory, on these axes."""
+    return utils.make_map(*axes(*thk.shape, spacing_m), thk, topg, **about)
+
+
+def save_map(path, thk, topg=None, spacing_m=20000.0, attributes=None, at=None, crs=None):
+    """Write a map file on these axes, or on x, y of `at`; crs: attributes of its grid mapping."""
+    x, y = at or axes(*thk.shape, spacing_m)
+    fields = {"thk": thk} | ({} if topg is None else {"topg": topg})
+    mapping = {"crs": ((), 0, crs)} if crs else {}
+    return write_map(path, {"y": len(y), "x": len(x)},
+                     {"x": (("x",), x, {"units": "m"}), "y": (("y",), y, {"units": "m"})} | mapping,
+                     {name: (("y", "x"), np.float32(field), {"units": "m"} | (
+                         {"grid_mapping": "crs"} if crs else {}))
+                      for name, field in fields.items()}, attributes)
+
+
+def downscaled(*argv):
+    """What downscale.py makes of coarse.nc, {name: values}, masked values as NaN."""
+    assert downscale.main(["coarse.nc", "--output", "fine.nc", *argv]) == 0
+    with netCDF4.Dataset("fine.nc") as ds:
+        ds.set_auto_mask(False)
+        return {name: variable[...] for name, variable in ds.variables.items()}
+
+
+def hindcast_file(pattern="hindcast_*.json"):
+    """The one hindcast of the run `made`; NaN is no JSON."""
+    (path,) = (utils.RESULTS / "made").glob(pattern)
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def refined(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
+    """What refine makes of a map with a run of these settings: {method: (y, x) thickness [m]}."""
+    chain = model.compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
+                                whole_map=True)
+    bed = None
+    if fine_topg is not None:
+        x, y = (downscale.finer_axis(coarse[name], scale) for name in "xy")
+        bed = utils.bed_of_map(utils.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
+    return filled(downscale.refine(chain, coarse, bed, settings, scale, baselines=True),
+                  [scale * n for n in coarse["thk"].shape])
+
+
+def filled(tiles, shape):
+    """The tiles of refine put together; each cell is written once."""
+    by_method, times = {}, np.zeros(shape, int)
+    for rows, columns, thickness, _ in tiles:
+        times[rows, columns] += 1
+        for method, thk in thickness.items():
+            by_method.setdefault(method, np.full(shape, np.nan))[rows, columns] = thk
+    assert (times == 1).all()
+    return by_method
+
+
+def rough(ny, nx, seed=0):
+    """An ice sheet with ocean on one side, rock, and a rough bed: thk, topg (y, x) m."""
+    rng = np.random.default_rng(seed)
+    topg = 400 * rng.standard_normal((ny, nx)) + np.linspace(-1500, 800, nx)
+    thk = np.maximum(rng.uniform(0, 2500, (ny, nx)) * np.linspace(-0.3, 1.3, nx), 0)
+    return np.float32(thk), np.float32(topg)
+
+
+def means(thk, scale=4):
+    """Means over the coarse cells."""
+    ny, nx = thk.shape
+    return np.float64(thk).reshape(ny // scale, scale, nx // scale, scale).mean(axis=(1, 3))
+
+
+def in_cells(cells, scale=4):
+    """Cells of the coarse map on the fine one."""
+    return np.kron(cells, np.ones((scale, scale), bool))
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def test_fine_cells_divide_the_coarse_ones():
+    np.testing.assert_allclose(downscale.finer_axis(np.array([10.0, 30.0]), 2), [5, 15, 25, 35])
+    np.testing.assert_allclose(downscale.finer_axis(np.array([0.0, 8.0, 16.0]), 4)[:4],
+                               [-3, -1, 1, 3])
+
+
+def test_a_ramp_stays_a_ramp_and_a_bump_stays_where_it_is(folder):
+    write_run(base="bicubic", channels="thk")
+    x, y = axes(9, 11)
+    save_map("coarse.nc", 1000 + x / 1000 + 2 * y[:, None] / 1000)
+    fine = downscaled("--run", "made")
+    assert fine["x"][0] == pytest.approx(-37500)
+    assert fine["y"][-1] == pytest.approx(100e3 + 9 * 20e3 - 2500)
+    np.testing.assert_allclose(
+        fine["thk"], 1000 + fine["x"] / 1000 + 2 * fine["y"][:, None] / 1000, atol=0.01)
+
+    bump = np.zeros((9, 11))
+    bump[4, 6] = 800
+    save_map("coarse.nc", bump)
+    fine = downscaled("--run", "made")
+    assert (fine["thk"] * fine["x"]).sum() / fine["thk"].sum() == pytest.approx(x[6], abs=1)
+    assert (fine["thk"].T * fine["y"]).sum() / fine["thk"].sum() == pytest.approx(y[4], abs=1)
+    assert (fine["thk"] > 0).sum() == 16  # ocean stays ocean
+
+
+# ---------------------------------------------------------------- tiles
+
+
+@pytest.mark.parametrize("size, halo, side", [(100, 5, 30), (41, 3, 20), (20, 5, 20), (3, 5, 30)])
+def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
+    tiles = downscale.axis_tiles(size, halo, side)
+    own = np.concatenate([np.arange(size)[part] for part, _ in tiles])
+    np.testing.assert_array_equal(own, np.arange(size))
+    for part, whole in tiles:
+        assert whole.stop - whole.start == min(side, size)
+        assert whole.start == 0 or part.start - whole.start >= halo
+        assert whole.stop == size or whole.stop - part.stop >= halo
+
+
+@pytest.mark.parametrize("average_turns, channels, shape", [
+    (False, "thk+topg", (70, 24)), (True, "thk+topg", (24, 70)),
+    (False, "thk+topg+misfit", (24, 70))])
+def test_tiled_is_untiled_and_consistent_whatever_the_weights(
+        monkeypatch, average_turns, channels, shape):
+    settings = example_settings(filters=[4], kernels=[3, 3], average_turns=average_turns,
+                                channels=channels)
+    thk, _ = rough(*shape)
+    _, topg = rough(4 * shape[0], 4 * shape[1], seed=1)
+    coarse = grid_map(thk)
+    whole = refined(settings, coarse, topg, scatter=0.05)
+    monkeypatch.setattr(downscale, "TILE", 1)  # the smallest tiles there can be
+    tiled = refined(settings, coarse, topg, scatter=0.05)
+    assert len(downscale.map_tiles(shape, settings, 4)) > 2
+    assert set(whole) == {"bicubic", "surface_base", "surface_base_consistent", "model"}
+    for method in whole:
+        np.testing.assert_allclose(tiled[method], whole[method], atol=0.01)
+    # the layers do something here
+    assert np.abs(whole["model"] - whole["surface_base_consistent"]).max() > 10
+
+    np.testing.assert_allclose(means(whole["model"]), thk, atol=0.01)
+    assert whole["model"].min() >= 0
+    ocean = in_cells(thk == 0)
+    assert ocean.sum() > 1000
+    assert not whole["model"][ocean].any()
+
+
+@pytest.mark.parametrize("kernels, channels, less", [
+    ([5, 5], "thk", 1), ([9, 5], "thk", 1), ([3, 3], "thk+topg+misfit", 4)])
+def test_halo_holds_all_that_the_layers_see(monkeypatch, kernels, channels, less):
+    """On planes splines are exact at any edge: all that a tile gets wrong is the layers' padding.
+
+    With the halo of tile_sides nothing is wrong; with `less` coarse cells of it something is.
+    """
+    settings = example_settings(filters=[3], kernels=kernels, channels=channels, base="none",
+                                average_turns=False)
+    x, y = np.arange(8.0), np.arange(40.0)
+    coarse = grid_map(1000 + 10 * x + 40 * y[:, None])
+    topg = np.float32(500 - 3 * np.arange(32) + 9 * np.arange(160)[:, None])
+    topg = topg if "topg" in channels else None
+
+    def made():
+        layers = model.build_layers(settings)
+        for weight in model.list_weights(layers):  # all of one sign: nothing cancels
+            weight.assign(tf.random.stateless_uniform(weight.shape, (0, 1), 0.0, 0.1))
+        bed = None if topg is None else utils.bed_of_map(utils.make_map(
+            downscale.finer_axis(coarse["x"], 4), downscale.finer_axis(coarse["y"], 4), topg, topg))
+        chain = model.compile_chain(layers, settings, whole_map=True)
+        return filled(downscale.refine(chain, coarse, bed, settings, 4), (160, 32))["model"]
+
+    whole = made()
+    monkeypatch.setattr(downscale, "SPLINE_HALO", 0)
+    monkeypatch.setattr(downscale, "TILE", 1)
+    halo, side = downscale.tile_sides(settings, 4)
+    assert side == 3 * halo < 40
+    np.testing.assert_allclose(made(), whole, atol=0.01)
+    monkeypatch.setattr(downscale, "tile_sides", lambda *args: (halo - less, 12))
+    assert np.abs(made() - whole).max() > 0.1
+
+
+def test_surface_base_of_a_tile_is_of_the_coarse_and_the_fine_bed(monkeypatch):
+    """900 m of ice on a bed of 100 m on the average: a surface of 1000 m, whatever lies below.
+
+    The bed between them, of 2 x 2 cells, is another one.
+    """
+    monkeypatch.setattr(downscale, "TILE", 1)
+    block = np.random.default_rng(0).uniform(-80, 80, (4, 4))
+    topg = np.float32(100 + np.tile(block - block.mean(), (60, 3)))
+    settings = example_settings(filters=[4], kernels=[3, 3])
+    by_method = refined(settings, grid_map(np.full((60, 3), 900.0)), topg)
+    np.testing.assert_allclose(by_method["bicubic"], 900, atol=0.01)
+    for method in ("surface_base", "surface_base_consistent", "model"):  # untrained: its base
+        np.testing.assert_allclose(by_method[method], 1000 - topg, atol=0.05)
+
+
+def test_stages_that_are_left_out_are_the_first(folder):
+    """A 4x run at 2x is its second stage alone, and its settings stay what they are."""
+    settings = write_run(scatter=0.05)
+    thk, topg = rough(12, 12)
+    save_map("coarse.nc", thk, topg)
+    fine = downscaled("--run", "made", "--scale", "2")
+    assert fine["thk"].shape == (24, 24)
+    np.testing.assert_allclose(means(fine["thk"], 2), thk, atol=0.01)
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert json.loads(ds.model_settings) == settings
+    layers = model.load_layers(settings)
+    for weight in model.list_weights({"first": layers["stage1"]}):
+        weight.assign(tf.ones_like(weight))
+    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
+    np.testing.assert_array_equal(downscaled("--run", "made", "--scale", "2")["thk"], fine["thk"])
+
+
+def test_maps_of_any_size_with_and_without_ice():
+    settings = example_settings(filters=[4], kernels=[3, 3], average_turns=False)
+    for shape in ((2, 2), (3, 40), (17, 23)):
+        thk, _ = rough(*shape)
+        _, topg = rough(4 * shape[0], 4 * shape[1], seed=1)
+        for ice in (0 * thk, thk + 500, thk):
+            fine = refined(settings, grid_map(ice), topg, scatter=0.05)["model"]
+            np.testing.assert_allclose(means(fine), ice, atol=0.01)
+            assert fine.min() >= 0
+            assert fine.any() == ice.any()
+
+
+# ---------------------------------------------------------------- what is not known
+
+
+def test_nothing_known_stays_nothing_known_and_does_not_bleed(folder):
+    write_run(scatter=0.02)
+    thk, topg = rough(12, 16)
+    thk += 500
+    unknown = np.zeros((12, 16), bool)
+    unknown[3:5, 6:9] = True
+    topg[unknown] = np.nan
+    save_map("coarse.nc", np.where(unknown, np.nan, thk), topg)
+    fine = downscaled("--run", "made")
+    np.testing.assert_array_equal(np.isnan(fine["thk"]), in_cells(unknown))
+    assert (fine["mask"][np.isnan(fine["thk"])] == -1).all()
+    np.testing.assert_allclose(means(np.nan_to_num(fine["thk"]))[~unknown], thk[~unknown],
+                               atol=0.01)
+
+    save_map("coarse.nc", np.where(unknown, np.nan, 1000.0))  # no bed: nothing else is known
+    write_run("flat", base="bicubic", channels="thk")
+    fine = downscaled("--run", "flat")
+    np.testing.assert_allclose(fine["thk"][~in_cells(unknown)], 1000, atol=0.01)
+    assert np.isnan(fine["thk"]).sum() == 16 * unknown.sum()
+
+
+def test_missing_thickness_over_a_known_bed_is_no_ice(folder, capsys):
+    write_run()
+    thk = np.full((8, 8), 900.0)
+    thk[:, :3] = np.nan
+    thk[0, 7] = -5
+    save_map("coarse.nc", thk, np.full((8, 8), 100.0))
+    fine = downscaled("--run", "made")
+    assert not fine["thk"][:, :12].any()
+    assert (fine["mask"][:, :12] == 1).all()
+    said = capsys.readouterr().out
+    assert "24 cells have no thickness: 0 of them unknown, the others without ice" in said
+    assert "coarse.nc: 1 cells have negative thickness: zero ice" in said
+
+
+def test_mask_says_nothing_where_the_bed_says_nothing(folder):
+    """A run that needs no bed makes ice over its gaps; whether that floats nobody knows."""
+    write_run(base="bicubic", channels="thk")
+    thk, topg = np.full((6, 8), 800.0), np.full((6, 8), -2000.0)
+    thk[:, 4:], topg[2:4] = 0, np.nan
+    save_map("coarse.nc", thk, topg)
+    bed = grid_map(np.zeros((24, 32)), in_cells(np.isfinite(topg)) - 2000.0, 5000.0)
+    bed["topg"][8:16] = np.nan
+    save_map("bed.nc", bed["thk"], bed["topg"], 5000.0)
+    fine = downscaled("--run", "made", "--bed", "bed.nc")
+    np.testing.assert_allclose(means(fine["thk"]), thk, atol=0.01)
+    for name in ("topg", "usrf"):
+        assert np.isnan(fine[name][8:16]).all() and np.isfinite(fine[name][:8]).all()
+    assert (fine["mask"][8:16] == -1).all()
+    assert (fine["mask"][:8, :12] == 3).all() and (fine["mask"][:8, 20:] == 0).all()
+
+
+def test_cells_that_are_lost_for_want_of_a_bed_are_counted(folder, capsys):
+    """The bed ends after 5 of 8 columns and has a hole of one fine cell: 6 x 3 + 1 coarse cells.
+
+    A third of them has no ice.
+    """
+    write_run()
+    thk = np.full((6, 8), 1000.0)
+    thk[:, 6], thk[:, 7] = 0.5, 3000  # half a metre is no ice
+    save_map("coarse.nc", thk)
+    topg = np.zeros((24, 20))
+    topg[9, 9] = np.nan
+    save_map("bed.nc", topg, topg, 5000.0)
+    fine = downscaled("--run", "made", "--bed", "bed.nc")
+    lost = np.zeros((6, 8), bool)
+    lost[:, 5:] = lost[2, 2] = True
+    np.testing.assert_array_equal(np.isnan(fine["thk"]), in_cells(lost))
+    share = 100 * (6 * 4000 + 1000) / (6 * 9000.5 + 3)
+    text = (f"13 ice cells of the coarse map, {share:.2f} % of its volume, are missing: the bed is "
+            "not known all over them")
+    assert f"note: {text}\n" in capsys.readouterr().out
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert ds.comment.endswith(text)
+
+    save_map("bed.nc", np.zeros((24, 32)), np.zeros((24, 32)), 5000.0)
+    downscaled("--run", "made", "--bed", "bed.nc")
+    assert "missing" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- beds of other grids
+
+
+@pytest.mark.parametrize("spacing_m, shift_m", [(500, 0), (700, 130), (1250, -300), (5000, 0),
+                                                (9000, 700)])
+def test_bed_of_another_grid_is_brought_to_the_cells_and_ends_where_it_ends(
+        folder, spacing_m, shift_m):
+    """A plane keeps its values at the centres of the cells, whatever the bed's own grid is."""
+    def plane(x, y):
+        return np.float32(0.01 * x - 0.02 * y[:, None] + 300)
+
+    n = int(90e3 / spacing_m)
+    x = shift_m - 5000 + spacing_m * (np.arange(n) + 0.5)
+    y = x[::-1] + 1000  # downwards, as in BedMachine
+    write_map("bed.nc", {"y": n, "x": n}, {
+        "x": (("x",), x, {"units": "m"}), "y": (("y",), y, {"units": "m"})},
+        {"bed": (("y", "x"), plane(x, y), {"units": "m"})})
+    target_x, target_y = np.arange(10e3, 60e3, 5000), np.arange(12e3, 40e3, 5000)
+    with utils.open_bed("bed.nc") as bed:
+        topg = downscale.bring_to_cells(bed, target_x, target_y)
+        far = downscale.bring_to_cells(bed, target_x + 1e6, target_y)
+        np.testing.assert_allclose(bed["read"](slice(2, 5), slice(1, 3)),
+                                   plane(x, np.sort(y))[2:5, 1:3])
+        beyond_x = np.arange(50e3, 150e3, 5000)
+        beyond = downscale.bring_to_cells(bed, beyond_x, target_y)
+    np.testing.assert_allclose(topg, plane(target_x, target_y), atol=0.2)  # of 100 m a cell
+    assert np.isnan(far).all()
+    edge = x[-1] + spacing_m / 2
+    assert np.isfinite(beyond[:, beyond_x < edge - 100]).all()
+    assert np.isnan(beyond[:, beyond_x > edge + 100]).all()
+
+
+def test_bed_finer_than_the_target_is_its_mean_and_unknown_parts_stay_unknown(folder):
+    write_run()
+    rng = np.random.default_rng(0)
+    topg = np.float32(rng.uniform(-500, 500, (160, 200)))  # 1 km under 8 x 10 cells of 20 km
+    topg[:20, :20] = np.nan
+    save_map("coarse.nc", np.full((8, 10), 1500.0))
+    save_map("bed.nc", topg, topg, spacing_m=1000.0)
+    fine = downscaled("--run", "made", "--bed", "bed.nc")
+    np.testing.assert_allclose(fine["topg"], means(topg, 5), atol=0.01)
+    assert np.isnan(fine["thk"][:4, :4]).all()
+    assert np.isnan(fine["thk"]).sum() == 16
+
+
+def test_bed_in_another_projection_is_refused(folder, capsys):
+    """South and North polar stereographic: of one name, with other parameters."""
+    write_run()
+    thk, topg = rough(8, 8)
+    save_map("coarse.nc", thk, crs=prepare_data.EPSG_3031)
+    save_map("bed.nc", thk, topg, crs=EPSG_3413)
+    for what in (["--output", "fine.nc"], ["--hindcast"]):
+        status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", "--bed", "bed.nc",
+                                                 *what], capsys)
+        assert (status, said.count("\n")) == (2, 1)
+        assert "bed.nc: its projection is not that of coarse.nc (latitude_of_projection_origin " \
+               "-90.0 and 90.0; standard_parallel -71.0 and 70.0" in said
+    assert not (folder / "fine.nc").exists()
+    # A bed that says less, or nothing, is taken.
+    for crs in ({"grid_mapping_name": "polar_stereographic", "standard_parallel": -71.0}, None):
+        save_map("bed.nc", thk, topg, crs=crs)
+        downscaled("--run", "made", "--bed", "bed.nc")
+
+
+# ---------------------------------------------------------------- records
+
+
+def save_records(path, field, name="thk", records=3, **others):
+    """A file with records of `field`, each 100 m more than the one before; one a year from 2100."""
+    x, y = axes(*field.shape)
+    with netCDF4.Dataset(path, "w") as ds:
+        ds.createDimension("time", records)
+        ds.createVariable("time", "f8", ("time",))[...] = 365.0 * np.arange(records)
+        ds["time"].setncatts({"units": "days since 2100-01-01", "calendar": "noleap"})
+        for axis, values in (("y", y), ("x", x)):
+            ds.createDimension(axis, len(values))
+            ds.createVariable(axis, "f8", (axis,))[...] = values
+        ds.createVariable(name, "f4", ("time", "y", "x"))[...] = (
+            field + 100 * np.arange(records)[:, None, None])
+        for other, values in others.items():
+            ds.createVariable(other, "f4", ("y", "x"))[...] = values
+
+
+def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, capsys, monkeypatch):
+    write_run()
+    flat = np.full((8, 8), 500.0)
+    save_records("coarse.nc", flat)
+    save_records("bed.nc", flat, "topg", records=1)  # static, with a time axis of length 1
+    argv = ["--run", "made", "--bed", "bed.nc", "--time", "0"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/downscale.py", "coarse.nc", *argv])
+    fine = downscaled(*argv)
+    np.testing.assert_allclose(fine["thk"], 500, atol=0.01)
+    np.testing.assert_allclose(fine["topg"], 500)
+    assert "coarse.nc: record 0 of 3 (2100-01-01)" in capsys.readouterr().out
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert "coarse.nc (record 0 of 3 (2100-01-01))" in ds.source
+        assert ds.history.endswith("python downscale.py coarse.nc " + " ".join(argv))
+
+    save_records("bed.nc", flat, "topg", records=2)
+    for bed_time, topg, date in (([], 600, "1 of 2 (2101-01-01)"),
+                                 (["--bed-time", "0"], 500, "0 of 2 (2100-01-01)")):
+        fine = downscaled("--run", "made", "--bed", "bed.nc", *bed_time)
+        np.testing.assert_allclose(fine["thk"], 700, atol=0.01)  # the last
+        np.testing.assert_allclose(fine["topg"], topg)
+        said = capsys.readouterr().out
+        assert "coarse.nc: record 2 of 3 (2102-01-01)" in said
+        assert f"bed bed.nc: record {date}" in said
+        with netCDF4.Dataset("fine.nc") as ds:
+            assert f"bed.nc (record {date})" in ds.source
+
+    metrics = downscale.hindcast("made", "coarse.nc", "bed.nc", record=1, bed_record=0)
+    said = capsys.readouterr().out
+    assert "coarse.nc: record 1 of 3 (2101-01-01)" in said
+    assert "bed bed.nc: record 0 of 2 (2100-01-01)" in said
+    assert hindcast_file("hindcast_coarse_record1_x4_*.json") == metrics
+    assert (metrics["map"], metrics["record"]) == ("coarse.nc", "record 1 of 3 (2101-01-01)")
+    assert (metrics["bed"], metrics["bed_record"]) == ("bed.nc", "record 0 of 2 (2100-01-01)")
+    assert metrics["bed_sha256"] == utils.file_sha256("bed.nc")
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_file_says_what_and_where_it_is(folder):
+    write_run()
+    thk, topg = rough(20, 24)
+    save_map("coarse.nc", thk, topg, crs=prepare_data.EPSG_3031, attributes={
+        "title": "Antarctica, made up", "citation": "Somebody (2026)"})
+    fine = downscaled("--run", "made")
+    assert set(fine) == {"x", "y", "crs", "thk", "topg", "usrf", "mask"}
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert ds.Conventions == "CF-1.8"
+        assert ds.citation == "Somebody (2026)"
+        assert "run made" in ds.source
+        assert ds.model_run == "made"
+        assert json.loads(ds.model_settings)["scale"] == 4
+        assert json.loads(ds.model_scores) == []  # not evaluated here
+        assert ds.model_weights_sha256 == model.weights_sha256("made")
+        assert ds.source_sha256 == ds.bed_sha256 == utils.file_sha256("coarse.nc")
+        assert ds["thk"].standard_name == "land_ice_thickness"
+        assert ds["topg"].standard_name == "bedrock_altitude"
+        assert ds["usrf"].standard_name == "surface_altitude"
+        assert all(ds[name].units == "m" for name in ("x", "y", "thk", "topg", "usrf"))
+        assert ds["thk"].grid_mapping == "crs"
+        assert {key: ds["crs"].getncattr(key) for key in ds["crs"].ncattrs()} == (
+            prepare_data.EPSG_3031)
+        assert ds["thk"].filters()["zlib"]
+        assert ds["mask"].flag_meanings == "ocean ice_free_land grounded_ice floating_ice"
+    ice = fine["thk"] > 1
+    grounded = ice & (fine["thk"] * 917 >= -fine["topg"] * 1027.5)
+    np.testing.assert_array_equal(fine["mask"] == 2, grounded)
+    np.testing.assert_array_equal(fine["mask"] == 3, ice & ~grounded)
+    np.testing.assert_array_equal(fine["mask"] == 1, ~ice & (fine["topg"] > 0))
+    floating = (1 - 917 / 1027.5) * fine["thk"]  # open ocean: 0
+    np.testing.assert_allclose(fine["usrf"], np.maximum(fine["thk"] + fine["topg"], floating),
+                               atol=0.01)
+    again = utils.read_map("fine.nc")  # it can be downscaled anew
+    np.testing.assert_allclose(again["thk"], fine["thk"])
+
+
+@pytest.mark.parametrize("title, centre_m, ice, antarctic", [
+    ("", 0, True, True), ("Antarctica", 0, True, True), ("Antarctica", 900e3, True, False),
+    ("Antarctica", 0, False, False)])
+def test_only_a_map_with_ice_around_the_pole_is_taken_for_antarctic(
+        folder, capsys, title, centre_m, ice, antarctic):
+    """A map that says nothing of its projection: where it lies counts, not what it is called."""
+    write_run(base="bicubic", channels="thk")
+    x = 20e3 * (np.arange(8) - 3.5)
+    thk = np.full((8, 8), 900.0) * (ice | (np.abs(x) > 50e3))
+    save_map("coarse.nc", thk, at=(x + centre_m, x), attributes={"title": title})
+    fine = downscaled("--run", "made")
+    note = "the map says nothing of its projection and fits Antarctica's: taken for EPSG:3031"
+    assert ("crs" in fine) == antarctic == (f"note: {note}\n" in capsys.readouterr().out)
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert (note in ds.comment) == antarctic
+        assert not antarctic or ds["crs"].epsg_code == "EPSG:3031"
+
+
+def test_grid_mapping_is_that_of_the_input(folder):
+    write_run(base="bicubic", channels="thk")
+    crs = {"grid_mapping_name": "lambert_azimuthal_equal_area", "false_easting": 7.0}
+    x = 20e3 * (np.arange(6) - 2.5)  # it lies as Antarctica does
+    save_map("coarse.nc", np.full((6, 6), 500.0), at=(x, x), crs=crs)
+    downscaled("--run", "made")
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert {key: ds["crs"].getncattr(key) for key in ds["crs"].ncattrs()} == crs
+
+
+def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, capsys):
+    write_run()
+    save_map("coarse.nc", *rough(8, 8))
+    save_map("bed.nc", *rough(32, 32), spacing_m=5000.0)
+    downscaled("--run", "made", "--bed", "bed.nc")
+    said = capsys.readouterr().out
+    assert "coarse.nc: 8 x 8 cells of 20 km to 5 km with run made (4x)\n" in said
+    assert "note:" not in said
+    write_run("other", data={"degrade": "bicubic", "spacing_m": 4000.0})
+    downscaled("--run", "other")
+    said = capsys.readouterr().out
+    assert "note: the run was trained on point samples (bicubic)" in said
+    assert "note: the run was trained to end at 4 km\n" in said
+    assert "note: the bed of coarse.nc is no finer than the map" in said
+    assert said.count("note:") == 3
+    downscale.hindcast("other", "bed.nc")
+    said = capsys.readouterr().out
+    assert "bed.nc: 8 x 8 cells of 20 km to 5 km with run other (4x)\n" in said
+    assert "note: the run was trained on point samples" in said
+
+
+def test_other_programs_place_the_file(folder):
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    write_run()
+    save_map("coarse.nc", *rough(20, 24))
+    fine = downscaled("--run", "made")
+    with xarray.open_dataset("fine.nc") as ds:
+        np.testing.assert_allclose(ds["thk"].sel(x=-37500, y=102500), fine["thk"][0, 0])
+
+
+@pytest.mark.skipif(not shutil.which("gdalinfo"), reason="gdalinfo is not installed")
+def test_gdal_places_the_file(folder):
+    write_run()
+    save_map("coarse.nc", *rough(20, 24), crs=prepare_data.EPSG_3031)
+    downscaled("--run", "made")
+    said = json.loads(subprocess.check_output(["gdalinfo", "-json", "NETCDF:fine.nc:thk"]))
+    assert said["geoTransform"] == pytest.approx([-40e3, 5000, 0, 500e3, 0, -5000])
+    assert "Stereographic" in said["coordinateSystem"]["wkt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of the computation")])
+def test_stopped_half_way_leaves_no_file_and_the_error_as_it_is(folder, monkeypatch, error):
+    """An error of the computation is not taken for one of the disk."""
+    def one_tile(*args):
+        zeros = np.zeros((4, 4))
+        yield slice(0, 4), slice(0, 4), {"model": zeros}, zeros
+        raise error
+
+    write_run()
+    save_map("coarse.nc", *rough(20, 24))
+    monkeypatch.setattr(downscale, "refine", one_tile)
+    with pytest.raises(type(error)) as raised:
+        downscale.main(["coarse.nc", "--output", "fine.nc", "--run", "made"])
+    assert raised.value is error
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "coarse.nc"]
+
+
+def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
+    write_run()
+    save_map("coarse.nc", *rough(8, 8))
+    (folder / "file").write_text("in the way of a folder")
+    status, said = run_main(downscale.main, ["coarse.nc", "--output", "file/fine.nc", "--run",
+                                             "made"], capsys)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "file/fine.nc: cannot be written" in said
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["coarse.nc", "--run", "made"], "--output"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--hindcast"], "--output"),
+    (["coarse.nc", "--output", "f.nc"], "--run"),
+    (["--output", "f.nc", "--run", "made"], "MAP.nc"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed-time", "0"], "--bed"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc"], "needs one"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--scale", "8"], "4x"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "gone.nc"], "gone.nc"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "coarse.nc"], "no bed"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "far.nc"], "same place"),
+    (["gone.nc", "--run", "made", "--output", "f.nc"], "gone.nc"),
+    (["coarse.nc", "--run", "none", "--hindcast"], "train"),
+    (["records.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "there is no record 3"),
+])
+def test_bad_requests_are_one_line(folder, capsys, argv, words):
+    write_run()
+    write_run("flat", base="bicubic", channels="thk")
+    save_map("coarse.nc", np.full((8, 8), 900.0))
+    save_records("records.nc", np.full((8, 8), 900.0))
+    far = axes(4, 4)[0] + 5e6
+    save_map("far.nc", np.zeros((4, 4)), np.zeros((4, 4)), at=(far, far))
+    status, said = run_main(downscale.main, argv, capsys)
+    assert status == 2
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (folder / "f.nc").exists()
+
+
+@pytest.mark.parametrize("output", ["coarse.nc", "sub/../coarse.nc", "link.nc", "hard.nc", "sub",
+                                    "bed.nc", "bed_link.nc"])
+def test_output_is_never_the_map_or_the_bed(folder, capsys, monkeypatch, output):
+    """By any name; refused before anything is computed."""
+    save_map("coarse.nc", np.full((8, 8), 900.0))
+    save_map("bed.nc", *rough(32, 32), spacing_m=5000.0)
+    (folder / "sub").mkdir()
+    (folder / "link.nc").symlink_to("coarse.nc")
+    (folder / "bed_link.nc").symlink_to("bed.nc")
+    os.link("coarse.nc", "hard.nc")
+    monkeypatch.setattr(model, "open_run", lambda *args: pytest.fail("work before the check"))
+    monkeypatch.setattr(utils, "read_map", lambda *args: pytest.fail("work before the check"))
+    before = [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")]
+    status, said = run_main(downscale.main, [folder / "coarse.nc", "--run", "made", "--output",
+                                             output, "--bed", folder / "bed.nc"], capsys)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "choose another name for the output" in said
+    assert [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")] == before
+
+
+# ---------------------------------------------------------------- hindcast
+
+
+def near_ice(thk):
+    """Cells of ice (more than 1 m) and 8 cells around it, by the distance to every cell of it."""
+    ice = np.argwhere(thk > 1)
+    return np.array([[np.hypot(*(ice - cell).T).min() <= 8 for cell in row]
+                     for row in np.moveaxis(np.indices(thk.shape), 0, -1)])
+
+
+def test_hindcast_scores_by_hand(folder, capsys):
+    """Window: x to 100 km, y to 200 km, edges included: 28 x 20 of the cells, from the corner."""
+    crs = {"grid_mapping_name": "polar_stereographic", "standard_parallel": -71.0}
+    write_run(scatter=0.02, data={"crs": crs, "window": [-1e6, 97500.0, -1e6, 197500.0]})
+    thk, topg = rough(43, 50)
+    thk[12:, 3:9] = 0.5  # no ice
+    save_map("coarse.nc", thk, topg, spacing_m=5000.0, crs=prepare_data.EPSG_3031)
+    assert downscale.main(["coarse.nc", "--hindcast", "--run", "made"]) == 0
+    said = capsys.readouterr().out
+    assert "40 x 48 of the (43, 50) cells" in said
+    metrics = hindcast_file("hindcast_coarse_x4_*.json")
+    thk, topg = thk[:40, :48], topg[:40, :48]
+    bicubic = utils.enlarge_fields(means(thk)[None], (40, 48), "area")[0]
+    near = near_ice(thk)
+    assert 0 < near.sum() < near.size
+    assert metrics["all"]["n_cells"] == near.sum()
+    assert set(metrics["all"]["errors"]) == {
+        "bicubic", "surface_base", "surface_base_consistent", "model"}
+    errors = metrics["all"]["errors"]["bicubic"]
+    error = (bicubic - thk)[near]
+    assert errors["rmse_m"] == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert errors["bias_m"] == pytest.approx(error.mean(), abs=1e-3)
+    assert errors["volume_error_km3"] == pytest.approx(error.sum() * 25e-3, abs=1e-2)
+    assert metrics["all"]["ratio"]["bicubic"] == pytest.approx(
+        (metrics["all"]["errors"]["model"]["rmse_m"] / errors["rmse_m"]) ** 2)
+    assert f"{metrics['all']['errors']['model']['rmse_m']:.1f}" in said
+    types = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
+    assert sum(part["n_cells"] for part in types) == near.sum()
+    assert metrics["by_type"]["ice_free"]["n_cells"] == ((thk <= 1) & near).sum()
+    assert metrics["checks"]["model"]["consistency_m"] < 0.01
+    assert metrics["checks"]["model"]["least_thk_m"] >= 0
+    assert metrics["checks"]["bicubic"]["consistency_m"] > 1
+    window = np.zeros((40, 48), bool)
+    window[:20, :28] = True
+    for place, cells in (("training window", window & near), ("elsewhere", ~window & near)):
+        assert metrics["by_place"][place]["n_cells"] == cells.sum() > 100
+        assert metrics["by_place"][place]["errors"]["bicubic"]["rmse_m"] == pytest.approx(
+            np.sqrt(np.mean((bicubic - thk)[cells] ** 2)))
+        assert place in said
+
+    # The file of a finer map quotes it.
+    assert downscale.run_scores("made") == [{
+        "of": "hindcast of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
+        "rmse_m": {method: round(of_method["rmse_m"], 2)
+                   for method, of_method in metrics["all"]["errors"].items()}}]
+
+
+def test_places_are_scored_only_where_the_projection_is_that_of_the_run():
+    """A map in the Arctic, on the numbers of an Antarctic training window."""
+    thk, topg = rough(16, 16)
+    for map_crs, run_crs, places in (
+            (prepare_data.EPSG_3031, prepare_data.EPSG_3031, {"training window", "elsewhere"}),
+            (EPSG_3413, prepare_data.EPSG_3031, set()), ({}, prepare_data.EPSG_3031, set()),
+            (prepare_data.EPSG_3031, {}, set())):
+        fine, coarse = downscale.coarsen(grid_map(thk, topg, 5000.0, crs=map_crs), 4)
+        scores = downscale.score_map({"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
+                                     example_settings(data=DATA | {"crs": run_crs}), 4)
+        assert set(scores["by_place"]) == places
+        assert scores["all"]["ratio"] == {"bicubic": pytest.approx(1 / 4)}
+
+
+def test_hindcast_without_a_bed(folder, capsys):
+    write_run(base="bicubic", channels="thk")
+    save_map("coarse.nc", rough(16, 16)[0])
+    metrics = downscale.hindcast("made", "coarse.nc")
+    assert set(metrics["checks"]) == set(metrics["all"]["errors"]) == {"bicubic", "model"}
+    assert set(metrics["by_type"]) == {"ice", "margin"}
+    with pytest.raises(InputError, match="too few"):
+        save_map("coarse.nc", rough(7, 16)[0])
+        downscale.hindcast("made", "coarse.nc")
+
+
+def test_hindcast_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
+    """One fine cell without thickness and bed takes its coarse cell with it, and no score."""
+    write_run()
+    thk, topg = rough(16, 16)
+    thk += 100
+    thk[5, 6] = topg[5, 6] = np.nan
+    thk[0, :8] = np.nan  # over a known bed: no ice
+    save_map("coarse.nc", thk, topg, spacing_m=5000.0)
+    metrics = downscale.hindcast("made", "coarse.nc")
+    assert "coarse.nc: 9 cells have no thickness: 1 of them unknown, the others" in (
+        capsys.readouterr().out)
+    assert metrics["all"]["n_cells"] == 16 * 16 - 16
+
+
+@pytest.mark.parametrize("ice", ["none", "unknown"])
+def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys, ice):
+    write_run()
+    thk, topg = np.zeros((16, 16)), np.full((16, 16), 100.0)
+    if ice == "unknown":
+        thk[...] = topg[...] = np.nan
+    save_map("coarse.nc", thk, topg, spacing_m=5000.0)
+    downscale.hindcast("made", "coarse.nc")
+    metrics = hindcast_file()
+    assert metrics["all"]["ratio"] == {}
+    assert "+0.00" not in capsys.readouterr().out.replace("+0.0 ", "")  # no volume, no per cent
+    if ice == "unknown":
+        assert metrics["all"] == {"n_cells": 0, "errors": {}, "ratio": {}}
+        assert not list((folder / "results" / "made").glob("*.png"))
+
+
+def test_two_maps_of_one_name_keep_their_results_apart(folder):
+    write_run()
+    for place, seed in (("here", 0), ("there", 1)):
+        (folder / place).mkdir()
+        save_map(f"{place}/coarse.nc", *rough(16, 16, seed), spacing_m=5000.0)
+        downscale.hindcast("made", f"{place}/coarse.nc")
+        downscale.downscale("made", f"{place}/coarse.nc", f"{place}/fine.nc")
+    checksums = [utils.file_sha256(f"{place}/coarse.nc")[:8] for place in ("here", "there")]
+    assert {path.name for path in (folder / "results" / "made").iterdir()} == {
+        name for checksum in checksums for name in (
+            f"hindcast_coarse_x4_{checksum}.json", f"hindcast_coarse_x4_{checksum}.png",
+            f"map_fine_x4_{checksum}.png")}
+
+
+def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
+    settings = write_run()
+    save_map("coarse.nc", *rough(16, 16), spacing_m=5000.0)
+    metrics = downscale.hindcast("made", "coarse.nc")
+    utils.write_json(folder / "results" / "made" / "metrics.json", {
+        "weights_sha256": model.weights_sha256("made"), "source": "patches.nc", "scale": 4,
+        "degrade": "area", "test": {"errors": {"bicubic": {"rmse_m": 70.126},
+                                               "model": {"rmse_m": 30.0}}}})
+    test, whole = downscale.run_scores("made")
+    assert test == {"of": "test patches", "map": "patches.nc", "scale": 4, "degrade": "area",
+                    "rmse_m": {"bicubic": 70.13, "model": 30.0}}
+    assert (whole["map"], whole["rmse_m"]["model"]) == (
+        "coarse.nc", round(metrics["all"]["errors"]["model"]["rmse_m"], 2))
+    downscaled("--run", "made")
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert json.loads(ds.model_scores) == [test, whole]
+
+    layers = scatter_weights(model.load_layers(settings), 0.1)  # trained on
+    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
+    assert downscale.run_scores("made") == []
+
+
+def test_formula_on_the_whole_continent_is_as_known(real_grid):
+    """Bicubic, surface base, the same made consistent: RMSE on cell means of the 8 km map, 4x.
+
+    The map has 833 x 833 cells; scored are the first 832 x 832, on ice (more than 1 m) and 8 cells
+    around it. DESIGN.md has 119.8, 47.0 and 38.2 m: it leaves out the first row and column in place
+    of the last, so that coarse cells lie elsewhere, and takes more than 0 m for ice. Both were
+    worked out by hand, with numpy and scipy.
+    """
+    ice_map = utils.read_map(real_grid("antarctica_bedmachine_8km.nc"))
+    settings = example_settings(filters=[1], kernels=[1, 1], average_turns=False)
+    fine, coarse = downscale.coarsen(ice_map, 4)
+    chain = model.compile_chain(model.build_layers(settings), settings, whole_map=True)
+    scores = downscale.score_map(downscale.rebuild(chain, fine, coarse, settings, 4), fine, coarse,
+                                 settings, 4)
+    for method, rmse_m in (("bicubic", 119.3), ("surface_base", 46.8),
+                           ("surface_base_consistent", 38.1)):
+        assert scores["all"]["errors"][method]["rmse_m"] == pytest.approx(rmse_m, abs=0.05)
+    assert scores["checks"]["model"]["consistency_m"] < 0.01
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_worst_square_is_where_the_squares_are_largest():
+    rng = np.random.default_rng(0)
+    for shape, side in (((12, 17), 4), ((9, 20), 5), ((6, 6), 6)):
+        field = rng.standard_normal(shape)
+        squares = {(y, x): np.mean(field[y:y + side, x:x + side] ** 2)
+                   for y in range(shape[0] - side + 1) for x in range(shape[1] - side + 1)}
+        assert tuple(downscale.worst_square(field, side)) == max(squares, key=squares.get)
+
+
+def titles(panels):
+    return [panel.get_title() for panel in panels]
+
+
+def box_of(panel):
+    """The red box of a panel, (left, right, bottom, top) in km."""
+    (box,) = (patch for patch in panel.patches if patch.get_edgecolor()[:3] == (1, 0, 0))
+    return (box.get_x(), box.get_x() + box.get_width(), box.get_y(),
+            box.get_y() + box.get_height())
+
+
+def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch):
+    monkeypatch.setattr(downscale, "ZOOM", 8)
+    thk, topg = np.full((24, 40), 1000.0, np.float32), np.full((24, 40), 100.0, np.float32)
+    thk[:, :4], topg[:, 4:8] = 0, -950  # ocean or land, then a shelf
+    fine = grid_map(thk, topg, 5000.0)
+    by_method = {"bicubic": thk + 50, "surface_base": thk + 20,
+                 "surface_base_consistent": thk + 20, "model": thk + 1}
+    by_method["bicubic"][2:10, 2:10] += 100  # not the model's
+    by_method["model"][12:20, 24:32] -= 90
+    coarse = downscale.coarsen(fine, 4)[1]
+    metrics = downscale.score_map(by_method, fine, coarse, example_settings(data=DATA), 4) | {
+        "run": "made", "map": "here.nc", "from_km": 20.0, "to_km": 5.0, "synthetic": True}
+    figure = downscale.plot_hindcast(metrics, by_method, fine)
+    assert drawn == [figure]
+    assert figure.get_suptitle().startswith("SYNTHETIC ice sheet, no real place\nHindcast with run")
+    assert "here.nc, 20 km to 5 km" in figure.get_suptitle()
+    upper, lower = figure.axes[:4], figure.axes[4:8]
+    rmse_m = {method: metrics["all"]["errors"][method]["rmse_m"] for method in by_method}
+    assert titles(upper) == [
+        "label", f"bicubic error, RMSE {rmse_m['bicubic']:.1f} m",
+        f"surface base error, RMSE {rmse_m['surface_base']:.1f} m",
+        f"model error, RMSE {rmse_m['model']:.1f} m"]
+    assert titles(lower) == ["label, zoom", "bicubic error, zoom", "surface base error, zoom",
+                             "model error, zoom"]
+    worst = (-40 + 24 * 5, -40 + 32 * 5, 100 + 12 * 5, 100 + 20 * 5)
+    for panel in upper:
+        assert box_of(panel) == pytest.approx(worst)
+    for panel in lower:
+        assert panel.get_images()[0].get_extent() == pytest.approx(worst)
+    np.testing.assert_allclose(lower[3].get_images()[0].get_array(), -89)
+    for panels in (upper[1:], lower[1:]):  # errors on one scale, white where they are 0
+        limits = {panel.get_images()[0].get_clim() for panel in panels}
+        assert len(limits) == 1 and sum(limits.pop()) == 0
+    assert [axes.get_xlabel() for axes in figure.axes[8:]] == ["thickness (m)", "difference (m)"]
+    assert (upper[0].get_ylabel(), lower[0].get_xlabel()) == ("y (km)", "x (km)")
+
+
+def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
+    """Of a run on point samples used at half its scale: its settings as they are, not altered."""
+    monkeypatch.setattr(downscale, "ZOOM", 8)
+    settings = write_run(data={"degrade": "bicubic"})
+    thk, topg = rough(10, 12)
+    save_map("coarse.nc", thk, topg)
+    fine = downscaled("--run", "made", "--scale", "2")
+    (path,) = (folder / "results" / "made").glob("map_fine_x2_*.png")
+    assert imread(path).shape[0] > 500
+    chunk = path.read_bytes().partition(b"Description\0")[2]
+    made_by = json.JSONDecoder().raw_decode(chunk.decode("latin-1"))[0]
+    assert made_by["settings"] == settings
+    assert (made_by["scale"], made_by["degrade"]) == (2, "area")
+    assert made_by["map_sha256"] == utils.file_sha256("coarse.nc")
+    assert made_by["command"] == utils.command()
+
+    panels = drawn[0].axes[:6]
+    assert titles(panels)[:3] == ["coarse map", "downscaled", "downscaled - coarse"]
+    assert "coarse.nc from 20 km to 10 km with run made" in drawn[0].get_suptitle()
+    change = fine["thk"] - np.kron(thk, np.ones((2, 2)))
+    np.testing.assert_allclose(panels[2].get_images()[0].get_array(), change, atol=1e-3)
+    row, column = downscale.worst_square(change, 8)
+    assert box_of(panels[0]) == pytest.approx((-40 + 10 * column, -40 + 10 * (column + 8),
+                                               100 + 10 * row, 100 + 10 * (row + 8)))
+    assert (panels[0].get_images()[0].get_clim() == panels[1].get_images()[0].get_clim())
