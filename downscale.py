@@ -181,8 +181,8 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
     whole = tile[0][1], tile[1][1]
     cell = np.ones((scale, scale), bool)
     unknown = ice_map["unknown"][whole]
-    thk = fill_nearest(ice_map["thk"][whole], unknown)
-    unknown = np.kron(unknown, cell)
+    thk = fill_nearest(ice_map["thk"][whole], unknown)  # (coarse y, coarse x)
+    unknown = np.kron(unknown, cell)                    # (y, x)
     arrays = {"thk0": utils.enlarge_fields(thk[None], unknown.shape, "area").astype(np.float32),
               "topg": None, "topg_fine": None, "has_ice": bool(thk.any())}
     if bed:
@@ -431,9 +431,10 @@ def score_map(by_method, fine, coarse, settings, scale):
     """Scores of a hindcast, on ice and NEAR_ICE cells around it: a dict.
 
     by_method: {method: (y, x) m}; fine, coarse: of coarsen; settings: of the run.
-    all: utils.score. by_type: the same by utils.cells_by_type (margin: within two coarse cells of
-    an ice edge or a grounding line). by_place: inside and outside the window that the run was
-    trained on; only where its map and this one say that they have one projection.
+    all: utils.score; n_lost: ice cells of the map that are not scored, for want of a bed.
+    by_type: the same by utils.cells_by_type (margin: within two coarse cells of an ice edge or a
+    grounding line). by_place: inside and outside the window that the run was trained on; only
+    where its map and this one say that they have one projection.
     checks: {method: {consistency_m: largest difference of the reduced result from the coarse map,
     least_thk_m: lowest thickness}}; the latter left out where nothing is known.
     """
@@ -447,8 +448,8 @@ def score_map(by_method, fine, coarse, settings, scale):
         return utils.score(by_method, label, cells & near, thk_max_m, spacing_m)
 
     types = utils.cells_by_type(label, fine["topg"], 2 * scale)
-    scores = {"all": score(near), "by_type": {name: score(cells) for name, cells in types.items()},
-              "by_place": {}, "checks": {}}
+    scores = {"all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
+              "by_type": {name: score(cells) for name, cells in types.items()}}
     if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
         x0, x1, y0, y1 = settings["data"]["window"]
         window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
@@ -500,7 +501,8 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1)
 def print_hindcast(metrics):
     """Print the tables of a hindcast; metrics: see hindcast."""
     print(f"\n{metrics['map']}, {metrics['from_km']:g} km to {metrics['to_km']:g} km: ice and "
-          f"{NEAR_ICE} cells around it\n")
+          f"{NEAR_ICE} cells around it" + (f", without {metrics['n_lost']} ice cells whose bed is "
+                                           "not known" if metrics["n_lost"] else "") + "\n")
     evaluate.print_scores({"all": metrics["all"]} | metrics["by_type"] | metrics["by_place"])
     print()
     utils.print_table([("", "MAE m", "consistency m", "least thk m")] + [

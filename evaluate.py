@@ -227,7 +227,7 @@ def metrics_rows(metrics):
             row = {"run": metrics["run"], "part": part, "from_km": entry["from_km"],
                    "to_km": entry["to_km"], "method": method, **of_method,
                    "source": metrics["source"], "synthetic": metrics["synthetic"],
-                   "degrade": metrics["degrade"], "split": metrics["split"]}
+                   **{key: metrics[key] for key in ("degrade", "split", "command")}}
             if errors["bicubic"]["rmse_m"] >= utils.LEAST_RMSE_M:
                 row["ratio"] = of_method["mse"] / errors["bicubic"]["mse"]
             if method in entry["won"]:
@@ -516,8 +516,8 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=Tru
     """
     settings = model.read_settings(run)
     patches, layers = load_patches(settings, input_file), model.load_layers(settings)
-    every = np.arange(len(patches["thk"]))
-    predictions = predict_patches(layers, patches, settings, every)
+    all_numbers = np.arange(len(patches["thk"]))
+    predictions = predict_patches(layers, patches, settings, all_numbers)
     numbers = prepare_data.in_split(patches, "test")
     history = utils.read_table(utils.CHECKPOINTS / run / "history.csv")
     metrics = measure(predictions[:, numbers], patches, settings, numbers) | {
@@ -535,7 +535,7 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=Tru
         return metrics
 
     by_method = {method: thk for method, thk in with_baselines(
-        predictions[-1], patches, every, settings).items() if method in MAPPED}
+        predictions[-1], patches, all_numbers, settings).items() if method in MAPPED}
     made_by = {key: metrics[key] for key in ("settings", "citation", "weights_sha256")}
     figures = {"comparison": plot_comparison(metrics, patches, by_method, count),
                "window": plot_window(metrics, patches, by_method),

@@ -279,7 +279,7 @@ def stage_misfit(thk, base, factor, degrade):
     the ice surface is as smooth as the surface base takes it to be, which differs from one ice
     sheet to another.
     """
-    smooth_y, smooth_x = (
+    smooth_y, smooth_x = (  # (y, y), (x, x)
         tf.constant(smoothing_weights(size, factor, degrade), tf.float32)
         for size in thk.shape[1:])
     return smooth_y @ (thk - base) @ tf.transpose(smooth_x)
@@ -394,7 +394,7 @@ def run_stage(convs, thk, topg, topg_before, factor, degrade, settings):
     *hidden, last = convs.values()
     for conv in hidden:
         values = conv(values)  # (patch, y, x, filter)
-    values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias
+    values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias  # (..., 1)
     return base + (settings["correction_m"] or settings["data"]["thk_norm_m"]) * values[..., 0]
 
 
@@ -411,6 +411,7 @@ def run_chain(layers, thk, topg, settings, whole_map=False):
     degrade = "area" if whole_map else settings["data"]["degrade"]
     scale, thk0, predictions = 2 ** len(layers), thk, []
     for stage, convs in enumerate(layers.values(), 1):
+        # (patch, y, x) each: the bed at this level and the level before
         beds = (None, None) if topg is None else (topg[:, stage], topg[:, stage - 1])
         thk = run_stage(convs, thk, *beds, scale // 2 ** (stage - 1), degrade, settings)
         if (whole_map or settings["consistency"]) and stage == len(layers):

@@ -58,6 +58,7 @@ DATA_KEYS = {
     "source_title": "its title",
     "citation": "how it wants to be cited",
     "record": "which record of its time axis; -1 where it has only one",
+    "record_text": "the same for a reader, with its date where the file has one",
     "synthetic": "whether it is the synthetic ice sheet, no real place",
     "degrade": "how it was reduced: bicubic (point samples) | area (cell means)",
     "split_method": "how test patches were chosen: random | block",
@@ -151,7 +152,7 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
     print(f"downloading {url}\n  {ALBMAP_CITATION}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download", dir=folder) as scratch:
-        archive, found = Path(scratch) / "albmap.zip", Path(scratch) / path.name
+        archive, unpacked = Path(scratch) / "albmap.zip", Path(scratch) / path.name
         try:
             with urllib.request.urlopen(url, timeout=timeout_s) as answer, \
                     open(archive, "wb") as file:
@@ -165,12 +166,12 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
                 members = [name for name in zipped.namelist() if name.endswith(".nc")]
                 if len(members) != 1:
                     raise InputError(f"{url}: expected one .nc file in it, found {members}")
-                with zipped.open(members[0]) as packed, open(found, "wb") as file:
+                with zipped.open(members[0]) as packed, open(unpacked, "wb") as file:
                     shutil.copyfileobj(packed, file)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(f"{url}: not a zip archive ({error}); try again later") from None
-        check_albmap(found)
-        os.replace(found, path)
+        check_albmap(unpacked)
+        os.replace(unpacked, path)
     print(f"saved {path}")
     return path
 
@@ -339,7 +340,8 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
             "source": ice_map["name"], "source_sha256": ice_map["sha256"],
             "source_title": ice_map["title"], "citation": ice_map["citation"],
             "record": -1 if ice_map["record"] is None else ice_map["record"],
-            "synthetic": ice_map["synthetic"], "degrade": degrade, "split_method": split_method,
+            "record_text": ice_map["record_text"], "synthetic": ice_map["synthetic"],
+            "degrade": degrade, "split_method": split_method,
             "test_size": test_size, "seed": seed, "window": [float(edge) for edge in window],
             "spacing_m": ice_map["spacing_m"], "thk_max_m": float(thk.max()),
             "crs": ice_map["crs"]}}

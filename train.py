@@ -381,11 +381,11 @@ def check_same_settings(old, settings):
     """
     ignored = {"versions", "patches"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
-    found = {key: pair for key, pair in utils.differences(old, settings).items()
-             if key.split(".")[0] not in ignored}
-    if found:
+    changed = {key: pair for key, pair in utils.differences(old, settings).items()
+               if key.split(".")[0] not in ignored}
+    if changed:
         raise InputError(f"run {old['run']} exists with other settings: "
-                         f"{utils.differences_text(found)}. Choose another name with --run, or "
+                         f"{utils.differences_text(changed)}. Choose another name with --run, or "
                          "--restart to start it over")
 
 

@@ -237,21 +237,20 @@ def check_run_name(run):
 
 
 def differences(old, new):
-    """Values in which two nested dicts differ: {"data.seed": (0, 1), ...}; None where one lacks it.
-    """
-    found = {}
+    """Values in which two nested dicts differ: {"data.seed": (0, 1), ...}; None if one has none."""
+    pairs = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found |= {f"{key}.{inner}": pair for inner, pair in differences(before, after).items()}
+            pairs |= {f"{key}.{inner}": pair for inner, pair in differences(before, after).items()}
         elif before != after:
-            found[key] = (before, after)
-    return found
+            pairs[key] = (before, after)
+    return pairs
 
 
-def differences_text(found):
-    """What `differences` found, for a reader: "data.seed 0 -> 1; learning_rate 0.001 -> 0.01"."""
-    return "; ".join(f"{key} {old} -> {new}" for key, (old, new) in found.items())
+def differences_text(pairs):
+    """What differs (see differences) for a reader: "data.seed 0 -> 1; learning_rate 0.1 -> 0.2"."""
+    return "; ".join(f"{key} {old} -> {new}" for key, (old, new) in pairs.items())
 
 
 def versions():
@@ -708,12 +707,12 @@ def errors(thk, label, thk_max_m, spacing_m):
     scale (up to some per cent away from the latitude of true scale) is not corrected for.
     """
     difference = np.asarray(thk, np.float64) - label
-    found = {"mse": np.mean((difference / thk_max_m) ** 2), "rmse_m": rmse_m(thk, label),
+    values = {"mse": np.mean((difference / thk_max_m) ** 2), "rmse_m": rmse_m(thk, label),
              "mae_m": np.mean(np.abs(difference)), "bias_m": np.mean(difference),
              "volume_error_km3": difference.sum() * spacing_m**2 / 1e9}
     if np.any(is_ice(label)):
-        found["volume_error_percent"] = 100 * difference.sum() / np.sum(label, dtype=np.float64)
-    return {name: float(value) for name, value in found.items()}
+        values["volume_error_percent"] = 100 * difference.sum() / np.sum(label, dtype=np.float64)
+    return {name: float(value) for name, value in values.items()}
 
 
 def score(thickness, label, cells, thk_max_m, spacing_m):

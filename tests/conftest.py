@@ -95,8 +95,9 @@ def example_settings(scale=4, recipe="default", data=None, **changes):
         "filters": [8, 4], "kernels": [5, 1, 3], "epochs": 3, "batch_size": 4,
         "patches": f"data/patches_x{scale}.nc", "versions": utils.versions(), "data": {
             "source": "example.nc", "source_sha256": "0" * 64, "source_title": "", "citation": "",
-            "record": -1, "synthetic": False, "degrade": "bicubic", "split_method": "random",
-            "fold": [], "test_size": 0.3, "seed": 0, "window": [0.0, 815000.0, 0.0, 610000.0],
+            "record": -1, "record_text": "", "synthetic": False, "degrade": "bicubic",
+            "split_method": "random", "fold": [], "test_size": 0.3, "seed": 0,
+            "window": [0.0, 815000.0, 0.0, 610000.0],
             "spacing_m": 5000.0, "thk_max_m": 4000.0, "thk_norm_m": 4000.0, "topg_norm_m": 2000.0,
             "crs": {}} | (data or {})} | changes
 

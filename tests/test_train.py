@@ -520,8 +520,8 @@ def test_restart_with_a_missing_map_loses_nothing(small_patches, folder, capsys)
 
 def test_runs_on_other_maps_keep_to_themselves(small_patches, folder, capsys):
     """--input with another map: a run that exists refuses, a new one makes patches of its own."""
-    other = prepare_data.synthetic_map(seed=8)
-    path = write_map(folder / "other.nc", {"y": 410, "x": 820}, {
+    other = prepare_data.synthetic_map(seed=8, shape=(206, 411), spacing_m=10000.0)
+    path = write_map(folder / "other.nc", {"y": 206, "x": 411}, {
         name: ((name,), other[name], {"units": "m"}) for name in "xy"}, {
         name: (("y", "x"), other[name], {"units": "m"}) for name in ("thk", "topg")})
     assert train.main([*QUICK]) == 0

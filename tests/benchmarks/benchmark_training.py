@@ -1,19 +1,27 @@
 """How fast an 8x epoch trains, and what of the machine it uses: all measured in one run.
 
-    python tests/benchmarks/benchmark_training.py                   # about 3 minutes on 2 cores
+    python tests/benchmarks/benchmark_training.py                   # about 5 minutes on 2 cores
     python tests/benchmarks/benchmark_training.py --flatness 1000   # and epochs 900-1000
+    python tests/benchmarks/benchmark_training.py --torch-python OTHER_VENV/bin/python
 
-On random fields of the shape of the 140 training patches, with SRCNN's 9-1-5 on the bicubic base,
-each stage by itself:
+On random fields of the shape of the 140 training patches, with two networks: that of the recipe
+`default`, and SRCNN's 9-1-5 on the bicubic base, each stage by itself. On two threads:
 - a float32 matrix product of 4096 x 4096, just before: what this machine reaches
-- patches x stages per second, and the epoch's arithmetic over its time as a share of that product
+- patches x stages per second, and the arithmetic of the epoch's convolutions over its time as a
+  share of that product
 - loop overhead: the epoch over the bare compiled step (forward, backward, update), same batch size
-- flatness: epochs 900-1000 over epochs 10-110 (shorter without --flatness)
-- where PyTorch is installed, its time for the same epoch over ours; the two take turns
+- where PyTorch can be imported: its matrix product, and its time for the same epoch over ours. It
+  has a process of its own (torch_epoch.py), with two threads too, and the two take turns: while
+  one works the other waits. --torch-python: the Python that has it, if not this one.
+- flatness: epochs 900-1000 over epochs 10-110 of 9-1-5 (shorter without --flatness)
 """
 
 import argparse
+import contextlib
+import json
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,9 +33,10 @@ from conftest import example_settings
 
 import model
 import train
+import utils
 from model import tf
 
-N_PATCHES, SCALE, SIZE = 140, 8, 41
+N_PATCHES, SCALE, SIZE, THREADS, TURNS = 140, 8, 41, 2, 3
 
 
 def seconds(job, runs):
@@ -51,48 +60,103 @@ def matrix_product_flops(runs=5):
 def epoch_flops(settings):
     """Arithmetic of an epoch: 2 operations per weight and cell forward, as many for each gradient.
 
-    Convolutions only. The first convolution of a stage needs no gradient of its input, for
-    gradients stay within a stage.
+    Convolutions only. The first convolution of a stage needs no gradient of its input where
+    gradients stay within a stage; of the first stage never.
     """
     layers = model.build_layers(settings)
     cells = N_PATCHES * SIZE**2
-    return sum(2 * cells * int(np.prod(conv.kernel.shape)) * (2 if name == "conv1" else 3)
-               for convs in layers.values() for name, conv in convs.items())
+    return sum(2 * cells * int(np.prod(conv.kernel.shape)) * (
+        2 if name == "conv1" and (settings["gradients"] == "stage" or stage == "stage1") else 3)
+        for stage, convs in layers.items() for name, conv in convs.items())
 
 
-def torch_epoch(settings, thk, topg):
-    """The same epoch in PyTorch, channels last, as a function; None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    torch.manual_seed(0)
-    filters, kernels = [3, *settings["filters"], 1], settings["kernels"]
-    stages = []
-    for _ in range(model.count_stages(SCALE)):
-        convs = []
-        for i, kernel in enumerate(kernels):
-            convs += [torch.nn.Conv2d(filters[i], filters[i + 1], kernel, padding=kernel // 2),
-                      torch.nn.ReLU()]
-        stages.append(torch.nn.Sequential(*convs[:-1]))
-    stages = torch.nn.ModuleList(stages).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(stages.parameters(), settings["learning_rate"])
-    thk, topg = torch.tensor(thk), torch.tensor(topg)
+def make_networks():
+    """The settings of the two networks: {name: settings}."""
+    data = {"thk_norm_m": 4000.0, "topg_norm_m": 1000.0}
+    recipe = {key: train.RECIPES["default"][key] for key in ("filters", "kernels", "batch_size")}
+    return {
+        "default": example_settings(scale=SCALE, data=data, **recipe),
+        "9-1-5": example_settings(
+            scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], base="bicubic", consistency=False,
+            gradients="stage", correction_m=None, batch_size=5, data=data)}
 
-    def epoch():
-        for batch in torch.randperm(N_PATCHES).split(settings["batch_size"]):
-            before, loss = thk[batch, 0] / 4000, 0
-            for k, stage in enumerate(stages, 1):
-                beds = topg[batch, k] / 1000, (topg[batch, k] - topg[batch, k - 1]) / 100
-                channels = torch.stack([before, *beds], 1).to(memory_format=torch.channels_last)
-                prediction = before + stage(channels)[:, 0]
-                loss = loss + ((prediction - thk[batch, k] / 4000) ** 2).mean()
-                before = prediction.detach()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
 
-    return epoch
+def make_epoch(settings, thk, topg):
+    """Functions of no argument that run an epoch and a bare compiled step, until it is done.
+
+    And the RMSE [m] of the untrained chain: PyTorch's has to be the same.
+    """
+    layers = model.build_layers(settings)
+    optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
+    optimizer.build(model.list_weights(layers))
+    step = train.make_step(layers, optimizer, settings)
+    train_epoch, bare = train.make_epoch(step, layers, settings), tf.function(step)
+    untrained = model.run_chain(layers, tf.constant(thk[:, 0]), tf.constant(topg), settings)[-1]
+    batch = [tf.constant(field[:settings["batch_size"]]) for field in (thk, topg)]
+    return (lambda: train_epoch(tf.constant(thk), tf.constant(topg))[0].numpy(),
+            lambda: bare(*batch).numpy(), utils.rmse_m(untrained, thk[:, -1]))
+
+
+@contextlib.contextmanager
+def torch_process(python, networks, thk, topg):
+    """PyTorch's process: ask(job) -> seconds, see torch_epoch.py, and what it said at its start.
+
+    None where PyTorch cannot be imported.
+    """
+    recover, reduce, spread = model.consistency_weights(SIZE, SCALE, "bicubic")
+    with tempfile.TemporaryDirectory() as folder:
+        cases = Path(folder) / "cases.npz"
+        np.savez(cases, thk=thk, topg=topg, settings=json.dumps(list(networks.values())),
+                 **{name: matrix.astype(np.float32) for name, matrix in
+                    (("recover", recover), ("reduce", reduce), ("spread", spread))})
+        process = subprocess.Popen(
+            [python, Path(__file__).with_name("torch_epoch.py"), cases], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        def ask(job):
+            process.stdin.write(f"{job}\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
+
+        try:
+            said = process.stdout.readline().split()
+            if said:
+                yield ask, said
+            else:
+                last = (process.stderr.read().strip().splitlines() or ["no reason given"])[-1]
+                print(f"PyTorch                   not measured: {last}")
+                yield None
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def compare_with_torch(python, networks, epochs, thk, topg):
+    """Print PyTorch's matrix product, and its time for each network's epoch over ours, in turns.
+
+    epochs: of make_epoch, {name: (epoch, step, RMSE [m])}.
+    """
+    with torch_process(python, networks, thk, topg) as found:
+        if found is None:
+            return
+        ask, (_, version, *untrained) = found
+        ask("product")
+        flops = 2 * 4096**3 / np.median([ask("product") for _ in range(5)])
+        print(f"\nPyTorch {version}, matrix product 4096 {flops / 1e9:.1f} GFLOP/s")
+        for number, (name, (epoch, _, rmse_m)) in enumerate(epochs.items()):
+            if not np.isclose(float(untrained[number]), rmse_m, rtol=1e-3):
+                raise ArithmeticError(f"{name}: PyTorch's chain is another: RMSE "
+                                      f"{untrained[number]} and {rmse_m} m")
+            pairs = []
+            for _ in range(TURNS):
+                ask(number)  # not counted, as in seconds
+                theirs = np.median([ask(number) for _ in range(3)])
+                pairs.append((theirs, np.median(seconds(epoch, 3))))
+            theirs, ours = np.median(pairs, axis=0)
+            ratio = np.median([one / other for one, other in pairs])
+            share = epoch_flops(networks[name]) / ours / flops
+            print(f"{name:8} epoch {theirs:8.3f} s, ours {ours:.3f} s: PyTorch over ours "
+                  f"{ratio:.2f} (to reach: 1.5), ours {share:.1%} of its product (to reach: 70 %)")
 
 
 def main():
@@ -100,54 +164,39 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flatness", type=int, default=150, metavar="EPOCHS",
                         help="epochs to compare")
+    parser.add_argument("--torch-python", default=sys.executable, metavar="PYTHON",
+                        help="a Python that has PyTorch (default: this one)")
     args = parser.parse_args()
 
-    print(f"device {model.set_up_device()}, TensorFlow {tf.__version__}")
-    settings = example_settings(
-        scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], base="bicubic", consistency=False,
-        gradients="stage", correction_m=None, batch_size=5,
-        data={"thk_norm_m": 4000.0, "topg_norm_m": 1000.0})
-    rng = np.random.default_rng(0)
-    n_stages = model.count_stages(SCALE)
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    print(f"device {model.set_up_device()}, TensorFlow {tf.__version__}, {THREADS} threads")
+    rng, n_stages = np.random.default_rng(0), model.count_stages(SCALE)
     shape = (N_PATCHES, n_stages + 1, SIZE, SIZE)
     thk = rng.uniform(0, 4000, shape).astype(np.float32)
     topg = rng.uniform(-1000, 1000, shape).astype(np.float32)
-    layers = model.build_layers(settings)
-    optimizer = tf.keras.optimizers.Adam(1e-4)
-    optimizer.build(model.list_weights(layers))
-    step = train.make_step(layers, optimizer, settings)
-    epoch = train.make_epoch(step, layers, settings)
-
-    def one_epoch():
-        epoch(tf.constant(thk), tf.constant(topg))[0].numpy()
+    networks = make_networks()
+    epochs = {name: make_epoch(settings, thk, topg) for name, settings in networks.items()}
 
     product = matrix_product_flops()
-    ours = np.median(seconds(one_epoch, 15))
-    flops = epoch_flops(settings)
     print(f"matrix product 4096       {product / 1e9:8.1f} GFLOP/s")
-    print(f"8x epoch, batch {settings['batch_size']:3d}       {ours:8.3f} s   "
-          f"{flops / 1e9:.1f} GFLOP")
-    print(f"patches x stages / s      {N_PATCHES * n_stages / ours:8.0f}")
-    print(f"share of matrix product   {flops / ours / product:8.1%}   (to reach: 45 %)")
+    for name, (epoch, step, _) in epochs.items():
+        ours, flops = np.median(seconds(epoch, 10)), epoch_flops(networks[name])
+        n_steps = N_PATCHES / networks[name]["batch_size"]
+        print(f"\n{name}: filters {networks[name]['filters']}, kernels {networks[name]['kernels']}")
+        print(f"8x epoch, batch {networks[name]['batch_size']:3d}       {ours:8.3f} s   "
+              f"{flops / 1e9:.1f} GFLOP")
+        print(f"patches x stages / s      {N_PATCHES * n_stages / ours:8.0f}")
+        print(f"share of matrix product   {flops / ours / product:8.1%}")
+        pairs = [(np.median(seconds(epoch, 3)), np.median(seconds(step, 10)) * n_steps)
+                 for _ in range(TURNS)]
+        print(f"loop overhead             {np.median([a / b for a, b in pairs]):8.3f}   "
+              "(epoch over its bare steps)")
 
-    bare, n_steps = tf.function(step), N_PATCHES / settings["batch_size"]
-    batch = tf.constant(thk[:settings["batch_size"]]), tf.constant(topg[:settings["batch_size"]])
-    pairs = [(np.median(seconds(one_epoch, 3)),
-              np.median(seconds(lambda: bare(*batch).numpy(), 10)) * n_steps) for _ in range(5)]
-    print(f"loop overhead             {np.median([a / b for a, b in pairs]):8.3f}   "
-          "(epoch over its bare steps)")
+    compare_with_torch(args.torch_python, networks, epochs, thk, topg)
 
-    other = torch_epoch(settings, thk, topg)
-    if other is None:
-        print("PyTorch                   not installed")
-    else:
-        pairs = [(np.median(seconds(other, 3)), np.median(seconds(one_epoch, 3))) for _ in range(5)]
-        ratio = np.median([a / b for a, b in pairs])
-        print(f"PyTorch over this         {ratio:8.2f}   (to reach: 1.5)")
-
-    times = seconds(one_epoch, args.flatness)
+    times = seconds(epochs["9-1-5"][0], args.flatness)
     late, early = times[-100:], times[10:110]
-    print(f"flatness                  {np.median(late) / np.median(early):8.3f}   (last 100 of "
+    print(f"\nflatness                  {np.median(late) / np.median(early):8.3f}   (last 100 of "
           f"{args.flatness} epochs over epochs 10-110; to reach: at most 1.05)")
 
 
