@@ -342,15 +342,18 @@ def read_axis(ds, field, path):
     return variable.dimensions[0], values
 
 
-def pick_record(variable, x_dim, y_dim, record, path):
+def pick_record(variable, x_dim, y_dim, record, path, is_asked_for=False):
     """Which record of a variable is read: its dimension, its number, how many; else None, None, 1.
 
-    record: its number, from 0, or from -1 backwards. A dimension of length 1 has one record.
+    record: its number, from 0, or from -1 backwards. A dimension of length 1 has one record, which
+    does for every number, unless it is this variable's record that the user asks for.
     Raises InputError where there is no such record.
     """
     longer = [(dim, size) for dim, size in zip(variable.dimensions, variable.shape, strict=True)
               if dim not in (x_dim, y_dim) and size != 1]
     if not longer:
+        if is_asked_for and record not in (-1, 0):
+            raise InputError(f"{path}: {variable.name} has one record, there is no record {record}")
         return None, None, 1
     dim, count = longer[0]
     if len(longer) > 1 or count == 0:
@@ -457,7 +460,7 @@ def read_map(path, record=-1):
                 f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
                 f"land_ice_thickness, or usrf and lsrf); it has {', '.join(ds.variables)}")
         thk_variable = find_variable(ds, "usrf" if fields["thk"] is None else "thk")
-        picked = pick_record(thk_variable, x_dim, y_dim, record, path)
+        picked = pick_record(thk_variable, x_dim, y_dim, record, path, is_asked_for=True)
         about = {"crs": read_crs(ds), "citation": find_citation(ds), "record": picked[1],
                  "record_text": record_text(ds, *picked)}
         texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
@@ -498,6 +501,7 @@ def open_bed(path, record=-1):
         if variable is None:
             raise InputError(f"{path}: no bed (topg, bed, standard name bedrock_altitude); it has "
                              f"{', '.join(ds.variables)}")
+        picked = pick_record(variable, x_dim, y_dim, record, path, is_asked_for=True)
 
         def in_file(part, values):
             """The slice of the file's own axis, and the step that makes it ascending."""
@@ -514,7 +518,7 @@ def open_bed(path, record=-1):
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
                "read": read, "name": Path(path).name, "path": Path(path),
                "sha256": file_sha256(path), "crs": read_crs(ds), "citation": find_citation(ds),
-               "record_text": record_text(ds, *pick_record(variable, x_dim, y_dim, record, path))}
+               "record_text": record_text(ds, *picked)}
 
 
 # ------------------------------------------------------------------ ice geometry

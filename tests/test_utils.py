@@ -209,8 +209,14 @@ def test_records_that_are_not_there_are_named(tmp_path):
     for record in (3, -4):
         with pytest.raises(InputError, match=f"no record {record}; choose 0 to 2"):
             utils.read_map(path, record)
-    single = utils.read_map(standard_map(tmp_path / "single.nc"), 2)  # all it has
+    path = standard_map(tmp_path / "single.nc")
+    single = utils.read_map(path, 0)  # all it has
     assert (single["record"], single["record_text"]) == (None, "")
+    with pytest.raises(InputError, match="thk has one record, there is no record 2"):
+        utils.read_map(path, 2)
+    with pytest.raises(InputError, match="topg has one record, there is no record 2"), \
+            utils.open_bed(path, 2):
+        pass
 
 
 @pytest.mark.parametrize("changes", [

@@ -116,7 +116,11 @@ def torch_process(python, networks, thk, topg):
         def ask(job):
             process.stdin.write(f"{job}\n")
             process.stdin.flush()
-            return float(process.stdout.readline())
+            answer = process.stdout.readline()
+            if not answer:
+                raise ChildProcessError(f"PyTorch's process ended, status {process.wait()}: "
+                                        + process.stderr.read())
+            return float(answer)
 
         try:
             said = process.stdout.readline().split()
@@ -127,7 +131,8 @@ def torch_process(python, networks, thk, topg):
                 print(f"PyTorch                   not measured: {last}")
                 yield None
         finally:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
             process.wait()
 
 
