@@ -516,11 +516,11 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=Tru
     """
     settings = model.read_settings(run)
     patches, layers = load_patches(settings, input_file), model.load_layers(settings)
-    all_numbers = np.arange(len(patches["thk"]))
-    predictions = predict_patches(layers, patches, settings, all_numbers)
-    numbers = prepare_data.in_split(patches, "test")
+    numbers, all_numbers = prepare_data.in_split(patches, "test"), np.arange(len(patches["thk"]))
+    predicted = all_numbers if figures else numbers  # the window is a figure
+    predictions = predict_patches(layers, patches, settings, predicted)
     history = utils.read_table(utils.CHECKPOINTS / run / "history.csv")
-    metrics = measure(predictions[:, numbers], patches, settings, numbers) | {
+    metrics = measure(predictions[:, np.isin(predicted, numbers)], patches, settings, numbers) | {
         "epoch": model.best_checkpoint(run)[1], "weights_sha256": model.weights_sha256(run)}
 
     folder = utils.RESULTS / run

@@ -329,16 +329,16 @@ def wait_for(process, text):
 
 def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patches, folder,
                                                                       capsys):
-    command = ["--patches", "data/patches_x4.nc", "--epochs", "40", "--batch-size", "3",
+    command = ["--patches", "data/patches_x4.nc", "--epochs", "24", "--batch-size", "3",
                "--seeds", "1", "--run"]
     assert train.main([*command, "whole"]) == 0
 
     killed = start(*command, "killed")
-    wait_for(killed, "epoch    10/40")
+    wait_for(killed, "epoch     6/24")
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     stopped = start(*command, "killed")
-    wait_for(stopped, "epoch    24/40")
+    wait_for(stopped, "epoch    14/24")
     stopped.send_signal(signal.SIGINT)
     rest, said = stopped.communicate()
     assert stopped.returncode == 130
@@ -359,7 +359,7 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
         with open(utils.CHECKPOINTS / run / "history.csv", newline="") as file:
             rows = [{key: value for key, value in row.items() if key != "seconds"}
                     for row in csv.DictReader(file)]
-        assert [float(row["epoch"]) for row in rows] == list(range(1, 41))
+        assert [float(row["epoch"]) for row in rows] == list(range(1, 25))
         if run == "whole":
             expected = rows
     assert rows == expected
