@@ -40,9 +40,9 @@ LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
 PREDICT_BATCH = 50             # patches predicted at a time
 plt.rcParams.update({
-    "savefig.dpi": DPI, "figure.titlesize": 11, "axes.titlesize": 9, "axes.labelsize": 8,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "grid.alpha": 0.3,
-    "image.origin": "lower", "image.interpolation": "nearest"})
+    "savefig.dpi": DPI, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
+    "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+    "grid.alpha": 0.3, "image.origin": "lower", "image.interpolation": "nearest"})
 # -----------------------------------------------------------------------------------------------
 
 
