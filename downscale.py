@@ -136,14 +136,11 @@ def open_bed(ice_map, settings, bed_file=None, record=-1):
 def tile_sides(settings, scale):
     """Halo and side, halo included, of the tiles of a map in coarse cells.
 
-    The halo holds all that a cell of the result depends on: the chain's receptive field, and the
-    splines that bring the coarse fields to the fine cells.
+    The halo holds all that a cell of the result depends on: the reach of the chain, and of the
+    spline that brings the coarse field to the fine cells. On own grids that is only compared with.
     """
-    n_stages = model.count_stages(scale)
-    reach = n_stages * sum(kernel // 2 for kernel in settings["kernels"])  # fine cells
-    halo = SPLINE_HALO + math.ceil(reach / scale)
-    if "misfit" in settings["channels"]:  # two cells of each stage's own level: 2 + 1 + 1/2 ...
-        halo += 4
+    reach = model.chain_reach(settings, scale)
+    halo = max(SPLINE_HALO, reach) if settings["grid"] == "own" else SPLINE_HALO + reach
     return halo, max(TILE // scale, 3 * halo)
 
 
@@ -169,62 +166,67 @@ def map_tiles(shape, settings, scale):
 
 
 def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
-    """What the chain needs for one tile of a map, with its halo: a dict of arrays.
+    """What is needed for one tile of a map, with its halo: a dict of arrays.
 
     ice_map: the coarse map (see utils), its thickness means over its cells; axes: x, y of the fine
     map [m]; bed: see utils.open_bed, or None; tile: of map_tiles.
-    thk0: (1, y, x) float32 [m], the coarse thickness by splines; topg: (1, level, y, x) float32 [m]
-    without gaps, or None; topg_fine: (y, x) m, NaN in its gaps, or None; has_ice; unknown: (y, x)
-    bool, where nothing is known: a coarse cell is known as a whole or not at all.
+    coarse: (1, y, x) float32 [m] without gaps; topg: the same of the fine cells, or None.
+    topg_read: (y, x) m, NaN in its gaps, or None; unknown: (y, x) bool of fine cells, where nothing
+    is known: a coarse cell is known as a whole or not at all.
     """
     rows, columns = (slice(part.start * scale, part.stop * scale) for _, part in tile)
     whole = tile[0][1], tile[1][1]
     cell = np.ones((scale, scale), bool)
     unknown = ice_map["unknown"][whole]
-    thk = fill_nearest(ice_map["thk"][whole], unknown)  # (coarse y, coarse x)
-    unknown = np.kron(unknown, cell)                    # (y, x)
-    arrays = {"thk0": utils.enlarge_fields(thk[None], unknown.shape, "area").astype(np.float32),
-              "topg": None, "topg_fine": None, "has_ice": bool(thk.any())}
+    arrays = {"coarse": fill_nearest(ice_map["thk"][whole], unknown)[None], "topg": None,
+              "topg_read": None}
+    unknown = np.kron(unknown, cell)
     if bed:
         topg = bring_to_cells(bed, axes[0][columns], axes[1][rows])
         gaps = np.isnan(topg)
         if bed_is_needed:
             blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
             unknown |= np.kron(blocks.any(axis=(1, 3)), cell)
-        arrays |= {"topg_fine": topg,
-                   "topg": utils.make_levels(fill_nearest(topg, gaps)[None], scale, "area")}
+        arrays |= {"topg_read": topg, "topg": fill_nearest(topg, gaps)[None]}
     return arrays | {"unknown": unknown}
 
 
 def refine(chain, ice_map, bed, settings, scale, baselines=False):
     """Make a whole map finer, tile by tile, with progress.
 
-    chain(thk, topg): model.compile_chain of the last stages of a run's layers; ice_map, bed: see
-    cut_tile; settings: of the run. Yields rows, columns (slices of the fine map) and what is in
-    them: thickness {method: (y, x) float32 m}, NaN where nothing is known, and topg (y, x) m or
-    None. thickness has the model; with baselines also those of model.baselines.
+    chain(thk, topg): see model.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
+    rows, columns (slices of the fine map) and what is in them: thickness {method: (y, x) float32
+    m}, NaN where nothing is known, and topg (y, x) m or None. thickness has the model; with
+    baselines also those of model.baselines.
     """
     axes = [finer_axis(ice_map[name], scale) for name in "xy"]
     needs_topg, started = model.needs_topg(settings), time.monotonic()
     tiles = map_tiles(ice_map["thk"].shape, settings, scale)
     for done, tile in enumerate(tiles, 1):
         arrays = cut_tile(ice_map, axes, bed, tile, scale, needs_topg)
-        thk0, topg = arrays["thk0"], arrays["topg"]
+        coarse, topg, shape = arrays["coarse"], arrays["topg"], arrays["unknown"].shape
+        if baselines or settings["grid"] == "fine":
+            thk0 = utils.enlarge_fields(coarse, shape, "area").astype(np.float32)
         thickness = {}
         if baselines:
-            beds = (None, None) if topg is None else (topg[:, 0], topg[:, -1])
-            thickness = model.baselines(thk0, *beds, scale, "area")
-        if arrays["has_ice"]:
-            thickness["model"] = model.predict(chain, thk0, topg if needs_topg else None,
-                                               settings["average_turns"])[-1]
+            topg0 = None if topg is None else utils.make_levels(topg, scale, "area", "fine")[0]
+            thickness = model.baselines(thk0, coarse, topg0, topg, "area")
+        if coarse.any():
+            levels = utils.make_levels(topg if needs_topg else np.zeros((1, *shape), np.float32),
+                                       scale, "area", settings["grid"])
+            level0 = coarse if settings["grid"] == "own" else thk0
+            thk = model.predict(chain, level0, levels, settings["average_turns"])[-1]
+            if settings["grid"] == "fine":
+                thk = model.make_consistent(thk, coarse, "area")
+            thickness["model"] = model.remove_film(thk, coarse, "area").numpy()
         else:
-            thickness["model"] = np.zeros_like(thk0)  # open ocean: nothing to ask the network
+            thickness["model"] = np.zeros((1, *shape), np.float32)  # open ocean: nothing to ask
         own = [slice(part.start * scale, part.stop * scale) for part, _ in tile]
         inside = tuple(slice((part.start - whole.start) * scale, (part.stop - whole.start) * scale)
                        for part, whole in tile)
         yield (*own, {method: np.where(arrays["unknown"], np.nan, thk[0])[inside]
                       for method, thk in thickness.items()},
-               arrays["topg_fine"][inside] if bed else None)
+               arrays["topg_read"][inside] if bed else None)
         utils.show_progress("tile", done, len(tiles), (time.monotonic() - started) / done)
 
 
@@ -505,11 +507,10 @@ def print_hindcast(metrics):
                                            "not known" if metrics["n_lost"] else "") + "\n")
     evaluate.print_scores({"all": metrics["all"]} | metrics["by_type"] | metrics["by_place"])
     print()
-    utils.print_table([("", "MAE m", "consistency m", "least thk m")] + [
-        (METHODS[method][0], f"{errors['mae_m']:.1f}",
-         *(f"{metrics['checks'][method][key]:{form}}" for key, form in
-           (("consistency_m", ".3f"), ("least_thk_m", ".1f"))))
-        for method, errors in metrics["all"]["errors"].items()])
+    evaluate.print_methods(metrics["all"]["errors"], {
+        method: {"consistency m": f"{checks['consistency_m']:.3f}",
+                 "least thk m": f"{checks['least_thk_m']:.1f}"}
+        for method, checks in metrics["checks"].items() if "least_thk_m" in checks})
 
 
 # ---------------------------------------------------------------- figures

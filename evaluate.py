@@ -38,7 +38,6 @@ ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white rig
 SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
 LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
-PREDICT_BATCH = 50             # patches predicted at a time
 plt.rcParams.update({
     "savefig.dpi": DPI, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
     "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -59,40 +58,7 @@ def read_metrics(run):
     return metrics
 
 
-def load_patches(settings, input_file=None):
-    """The patches a run was trained on, made from input_file where they are missing.
-
-    Raises InputError, naming what differs, where they are others.
-    """
-    return prepare_data.find_patches(settings["run"], settings["scale"], input_file,
-                                     trained=settings)[1]
-
-
 # ---------------------------------------------------------------- scores
-
-
-def predict_patches(layers, patches, settings, numbers):
-    """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m."""
-    chain, beds = model.compile_chain(layers, settings), model.needs_topg(settings)
-    batches = np.split(numbers, range(PREDICT_BATCH, len(numbers), PREDICT_BATCH))
-    return np.concatenate([np.stack(model.predict(
-        chain, patches["thk"][batch, 0], patches["topg"][batch] if beds else None,
-        settings["average_turns"])) for batch in batches], axis=1)
-
-
-def with_baselines(predicted, patches, numbers, settings, stage=-1):
-    """Thickness of every method for the patches of these numbers: {method: (patch, y, x) m}.
-
-    predicted: the model's at a stage, (patch, y, x) m; the others start at the input of the whole
-    chain, see model.baselines. The consistent one is of the last stage only.
-    """
-    beds = (None, None) if patches["topg"] is None else (
-        patches["topg"][numbers, 0], patches["topg"][numbers, stage])
-    by_method = model.baselines(patches["thk"][numbers, 0], *beds, settings["scale"],
-                                settings["data"]["degrade"])
-    if stage not in (-1, patches["thk"].shape[1] - 1):
-        by_method.pop("surface_base_consistent", None)
-    return by_method | {"model": predicted}
 
 
 def patch_rmse_m(by_method, label):
@@ -116,7 +82,7 @@ def score_patches(by_method, label, data):
 def measure(predictions, patches, settings, numbers):
     """Metrics of predictions (stage, patch, y, x) m for the patches of these numbers: a dict.
 
-    test: score_patches against the label, of every method there is (see with_baselines).
+    test: score_patches against the label, of every method there is (see model.with_baselines).
     by_type: see score_types; spectrum, detail: see measure_spectra.
     stages: score_patches at each stage against the label of its level, with from_km and to_km. Its
     bicubic and surface base start at the input of the whole chain too.
@@ -124,7 +90,7 @@ def measure(predictions, patches, settings, numbers):
     data, stages = settings["data"], []
     for stage, predicted in enumerate(predictions, 1):
         label = patches["thk"][numbers, stage]
-        by_method = with_baselines(predicted, patches, numbers, settings, stage)
+        by_method = model.with_baselines(predicted, patches, numbers, settings, stage)
         to_km = data["spacing_m"] * settings["scale"] / 1000 / 2**stage
         stages.append({"from_km": 2 * to_km, "to_km": to_km}
                       | score_patches(by_method, label, data))
@@ -262,6 +228,20 @@ def print_scores(scores_by_name):
            *(f"{scores['errors'][method][key]:{form}}"
              if key in scores["errors"].get(method, {}) else "-" for key, form, method in columns))
           for name, scores in scores_by_name.items())])
+
+
+def print_methods(errors, checks=None):
+    """Print utils.errors of every method as a table, as far as print_scores does not.
+
+    checks: more columns, {method: {heading: text}}.
+    """
+    utils.print_table([
+        ("", "MAE m", "false ice km2", "lost ice km2", "ice area %",
+         *next(iter((checks or {"": {}}).values())))] + [
+        (METHODS[method][0], f"{entry['mae_m']:.1f}", f"{entry['false_ice_km2']:.0f}",
+         f"{entry['lost_ice_km2']:.0f}", f"{entry['ice_area_error_percent']:+.2f}"
+         if "ice_area_error_percent" in entry else "-",
+         *(checks or {}).get(method, {}).values()) for method, entry in errors.items()])
 
 
 # ---------------------------------------------------------------- figures
@@ -515,10 +495,11 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=Tru
     comparison.png. Without figures only metrics.json and metrics.csv are written.
     """
     settings = model.read_settings(run)
-    patches, layers = load_patches(settings, input_file), model.load_layers(settings)
+    patches = prepare_data.find_patches(run, settings["scale"], input_file, trained=settings)[1]
+    layers = model.load_layers(settings)
     numbers, all_numbers = prepare_data.in_split(patches, "test"), np.arange(len(patches["thk"]))
     predicted = all_numbers if figures else numbers  # the window is a figure
-    predictions = predict_patches(layers, patches, settings, predicted)
+    predictions = model.predict_patches(layers, patches, settings, predicted)
     history = utils.read_table(utils.CHECKPOINTS / run / "history.csv")
     metrics = measure(predictions[:, np.isin(predicted, numbers)], patches, settings, numbers) | {
         "epoch": model.best_checkpoint(run)[1], "weights_sha256": model.weights_sha256(run)}
@@ -531,10 +512,12 @@ def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=Tru
     print_rows(metrics_rows(metrics))
     print()
     print_scores(metrics["by_type"] | {"all": metrics["test"]})
+    print()
+    print_methods(metrics["test"]["errors"])
     if not figures:
         return metrics
 
-    by_method = {method: thk for method, thk in with_baselines(
+    by_method = {method: thk for method, thk in model.with_baselines(
         predictions[-1], patches, all_numbers, settings).items() if method in MAPPED}
     made_by = {key: metrics[key] for key in ("settings", "citation", "weights_sha256")}
     figures = {"comparison": plot_comparison(metrics, patches, by_method, count),

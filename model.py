@@ -1,20 +1,25 @@
 """The recurrent SRCNN: a dict of layers, one stage, and the chain of stages.
 
 SRCNN is Dong et al. (2014, arXiv:1501.00092): convolutions 9-1-5 with 64 and 32 filters, ReLU,
-`same` padding. The chain runs log2(scale) of them: stage k takes the map from level k-1 to level k,
-twice as fine, and the next stage takes its prediction. At its end the chain can be made to agree
-with its input (make_consistent). Thickness and bed go in and out in metres; they are normalised
-inside run_stage and nowhere else. Any height and width will do.
+padded so that sizes stay. The chain runs log2(scale) of them: stage k takes the map from level k-1
+to level k, twice as fine, and the next stage takes its prediction. After every stage the result can
+be made to agree with the coarse map (make_consistent). Thickness and bed go in and out in metres;
+they are normalised inside run_stage and nowhere else. Any height and width will do.
+
+Every level has cells of its own, coarse ones for a coarse level, so that a stage sees far for
+little. Or all levels are on the fine grid, as in the original (setting `grid`). The code is the
+same: there all sizes are equal, and bringing a field from level to level leaves it as it is.
 """
 
 import contextlib
-import functools
+import math
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import scipy.interpolate
 
 import utils
 
@@ -36,6 +41,8 @@ def hold_messages():
     """
     # Warnings tell why a GPU is not used; without one they only repeat what Python raises.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu() else "2")
+    # TensorFlow leaves these faster kernels off on processors without AVX-512.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         screen = os.dup(2)
@@ -58,17 +65,22 @@ SETTINGS = {
     "run": "name of the training: its folder under checkpoints/ and results/",
     "scale": "how many times finer the chain makes a map: 2, 4, 8 or 16",
     "recipe": "name of the set of training settings that the run started from",
+    "grid": "the cells that a stage works on: own, those of its level | fine, as in the original",
     "base": "what the convolutions of a stage correct, see stage_base: one of BASES",
     "consistency": "whether the map made, reduced again, gives the coarse map back",
     "gradients": "what a stage's error trains: one of GRADIENTS, see run_chain",
-    "channels": "what the convolutions see: one of CHANNELS, see stage_channels",
+    "channels": "what the convolutions see: one of CHANNELS, see stage_channels and "
+                "relative_channels",
     "bed_levels": "beds that they see: 1 the one at this level, 2 that of the level before too",
     "filters": "filters of every convolution but the last, which has 1",
+    "padding": "around the map: CONSTANT, zeros as in the original | SYMMETRIC, the map mirrored",
     "kernels": "sides of the convolutions' kernels, odd, one more than filters",
-    "correction_m": "metres to one unit of the last convolution; null: thk_norm_m",
+    "correction_m": "metres to one unit of the last convolution (null: thk_norm_m); relative "
+                    "channels have a unit of their own",
     "weights": "first weights: he (He et al. 2015, arXiv:1502.01852) | normal (N(0, 1e-3))",
     "learning_rate": "of Adam, at the first epoch",
     "adam_epsilon": "epsilon of Adam",
+    "loss": "error of a stage that is made small: one of LOSSES, see train.make_step",
     "schedule": "learning rate over the epochs: constant | cosine (half a wave, down to 0)",
     "epochs": "passes over the training patches",
     "batch_size": "patches in an Adam step; the last, smaller batch is kept",
@@ -85,8 +97,16 @@ SETTINGS = {
     "versions": "of Python and the libraries that the run was trained with",
 }
 BASES = ("none", "bicubic", "surface")
-CHANNELS = ("thk", "thk+topg", "thk+topg+misfit")
+CHANNELS = ("thk", "thk+topg", "relative")
 GRADIENTS = ("stage", "chain")
+LOSSES = ("mse", "rmse")
+
+PREDICT_BATCH = 50  # patches predicted at a time
+NEAR = 5           # side in cells, odd, of the surroundings that relative_channels compares with
+FILM_M = {"bicubic": 5.0, "area": 2.5}  # ice thinner than that, times the cells across a coarse
+                                        # one, is a film (see remove_film); so ice area comes out
+                                        # right on training patches
+FILM_PART = 0.2    # no more than this part of the thickest coarse cell near by is a film
 
 
 def set_up_device():
@@ -107,7 +127,7 @@ def set_up_device():
 
 def needs_topg(settings):
     """Whether a run needs the bed: to correct the surface base, or to see it."""
-    return settings["base"] == "surface" or "topg" in settings["channels"]
+    return settings["base"] == "surface" or settings["channels"] != "thk"
 
 
 def count_stages(scale):
@@ -120,16 +140,19 @@ def build_layers(settings):
 
     Biases start at 0. With weights "he" and a base the last convolution of a stage starts at 0 too,
     so that the stage starts as its base.
-    Raises InputError for kernels that will not do.
+    Raises InputError for kernels that will not do, and for grid fine with consistency.
     """
     if len(settings["kernels"]) != len(settings["filters"]) + 1:
         raise utils.InputError(f"kernels {settings['kernels']} for filters {settings['filters']}: "
                                "one kernel more is needed, for the last convolution")
+    if settings["grid"] == "fine" and settings["consistency"]:
+        raise utils.InputError("consistency needs the coarse cells, which grid fine has not: train "
+                               "with --no-consistency")
     if any(kernel % 2 == 0 for kernel in settings["kernels"]):
         raise utils.InputError(f"kernels {settings['kernels']}: sides have to be odd, so that a "
                                "cell is at the centre")
-    n_channels = (1 + ("topg" in settings["channels"]) * settings["bed_levels"]
-                  + ("misfit" in settings["channels"]))
+    n_channels = {"thk": 1, "thk+topg": 1 + settings["bed_levels"],
+                  "relative": 8}[settings["channels"]]
     filters = [*settings["filters"], 1]
     layers = {}
     for stage in range(1, count_stages(settings["scale"]) + 1):
@@ -143,7 +166,7 @@ def build_layers(settings):
                 starts_at_0 = is_last and settings["base"] != "none"
                 first = "zeros" if starts_at_0 else tf.keras.initializers.HeNormal(seed)
             convs[f"conv{i}"] = tf.keras.layers.Conv2D(
-                n_filters, kernel, padding="same", activation=None if is_last else "relu",
+                n_filters, kernel, padding="valid", activation=None if is_last else "relu",
                 kernel_initializer=first, name=f"stage{stage}_conv{i}")
             convs[f"conv{i}"].build((None, None, None, width))
             width = n_filters
@@ -155,6 +178,16 @@ def list_weights(layers):
     """All trainable variables of the dict of layers, in the order of the chain."""
     return [weight for convs in layers.values() for conv in convs.values()
             for weight in conv.trainable_variables]
+
+
+def count_operations(settings, side):
+    """Floating-point operations of the convolutions for a patch of side x side cells, forwards."""
+    operations = 0
+    for name, convs in build_layers(settings).items():
+        factor = settings["scale"] // 2 ** int(name.removeprefix("stage"))
+        cells = (utils.coarse_size(side, factor) if settings["grid"] == "own" else side) ** 2
+        operations += sum(2 * cells * math.prod(conv.kernel.shape) for conv in convs.values())
+    return operations
 
 
 # ---------------------------------------------------------------- a trained run
@@ -252,12 +285,71 @@ def stage_base(thk, topg, topg_before, settings):
     return thk if settings["base"] == "bicubic" else tf.zeros_like(thk)
 
 
-@functools.lru_cache(maxsize=32)
-def smoothing_weights(size, factor, degrade):
-    """Matrix (size, size): an axis of cells reduced by `factor` and brought back linearly."""
-    coarse = utils.coarse_size(size, factor)
-    return (linear_weights(coarse, size, degrade)
-            @ utils.reduction_weights(size, coarse, degrade))
+def stage_misfit(before, base, degrade):
+    """Input thickness minus the base, at the input's resolution [m], (patch, y, x).
+
+    before: the input, level k-1; base: level k; each on its own cells (patch, y, x) m. The base is
+    reduced to level k-1, the difference brought back linearly. It is 0 where the ice surface is as
+    smooth as the surface base takes it to be, which differs from one ice sheet to another.
+    """
+    lacking = before - bring(base, before.shape[1:], utils.reduction_weights, degrade)
+    return bring(lacking, base.shape[1:], linear_weights, degrade)
+
+
+def stage_channels(thk, topg, topg_before, settings):
+    """Input of a stage's convolutions, without units: (patch, y, x, channel).
+
+    thk: thickness so far; topg, topg_before: bed at this level and the level before; all (patch, y,
+    x) m. Of these settings["channels"] names the ones that are taken. With bed_levels 2 the bed at
+    the level before is given as what this level has more than it.
+    """
+    channels = [thk / settings["data"]["thk_norm_m"]]
+    if "topg" in settings["channels"]:
+        topg_norm_m = settings["data"]["topg_norm_m"]
+        channels.append(topg / topg_norm_m)
+        if settings["bed_levels"] == 2:
+            # Steps between levels are small beside the bed's range; ten times larger train faster.
+            channels.append(10 * (topg - topg_before) / topg_norm_m)
+    return tf.stack(channels, axis=-1)
+
+
+def relative_channels(thk, topg, topg_before, base, misfit):
+    """Input of a stage's convolutions and the unit of their output, relative to what is near.
+
+    thk, topg, topg_before: as in stage_channels; base: see stage_base; misfit: see stage_misfit;
+    all (patch, y, x) m. Returns (patch, y, x, channel) and the unit (patch, y, x) m.
+    The unit is how much there is to correct around a cell: the root mean square of the misfit and
+    of a fifth of the bed's detail, 1 m at least. All heights are divided by it, those of surface
+    and bed from their mean around. Large values are squashed.
+    So a stage treats heights half as large in the same way, down to that 1 m: what it learns on an
+    ice sheet holds on a glacier. Where the formula is right, next to nothing is corrected.
+    """
+    def around(field):
+        return tf.nn.avg_pool2d(field[..., None], NEAR, 1, "SAME")[..., 0]
+
+    detail, usrf = topg - topg_before, ice_surface(tf.nn.relu(thk), topg_before)
+    above_flotation = utils.RHO_ICE / utils.RHO_SEA * base + topg
+    unit = tf.sqrt(around(tf.square(misfit) + tf.square(detail / 5)) + 1)
+    fields = [(misfit, 3), (detail, 5), (thk, 10), (base, 10), (base - thk, 3),
+              (above_flotation, 5), (usrf - around(usrf), 5), (topg - around(topg), 5)]
+    scaled = [field / (size * unit) for field, size in fields]
+    return tf.stack([field / tf.sqrt(1 + tf.square(field)) for field in scaled], axis=-1), unit
+
+
+# ---------------------------------------------------------------- from level to level
+
+
+def bring(fields, shape, weights, degrade):
+    """Fields (patch, y, x) on the cells of another level, of `shape` (y, x).
+
+    weights: utils.reduction_weights, utils.enlargement_weights, local_weights, linear_weights or
+    spread_weights. A level of the same size has the same cells: nothing is done.
+    """
+    if tuple(fields.shape[1:]) == tuple(shape):
+        return fields
+    along_y, along_x = (tf.constant(weights(*sizes, degrade), tf.float32)
+                        for sizes in zip(fields.shape[1:], shape, strict=True))
+    return along_y @ fields @ tf.transpose(along_x)
 
 
 def linear_weights(coarse, size, degrade):
@@ -272,88 +364,77 @@ def linear_weights(coarse, size, degrade):
     return np.stack([np.interp(np.arange(size), places, unit) for unit in np.eye(coarse)], axis=1)
 
 
-def stage_misfit(thk, base, factor, degrade):
-    """Input thickness minus the base, smoothed to the input's resolution [m], (patch, y, x).
+def local_weights(coarse, size, degrade):
+    """Matrix (size, coarse): utils.enlargement_weights that look near only, for tiles of a map.
 
-    thk, base: (patch, y, x) m; factor: fine cells across a cell of the level before. It is 0 where
-    the ice surface is as smooth as the surface base takes it to be, which differs from one ice
-    sheet to another.
+    area: cubic Hermite with central differences (Catmull-Rom), which reaches two coarse cells;
+    constants and ramps come back exactly. bicubic, in patches only: as enlargement_weights.
     """
-    smooth_y, smooth_x = (  # (y, y), (x, x)
-        tf.constant(smoothing_weights(size, factor, degrade), tf.float32)
-        for size in thk.shape[1:])
-    return smooth_y @ (thk - base) @ tf.transpose(smooth_x)
+    if degrade != "area" or coarse == 1:
+        return utils.enlargement_weights(coarse, size, degrade)
+    centres = utils.cell_centres(size, coarse)
+    slopes = np.gradient(np.eye(coarse), centres, axis=0)
+    return scipy.interpolate.CubicHermiteSpline(centres, np.eye(coarse), slopes)(
+        utils.cell_centres(size, size))
 
 
-def stage_channels(thk, topg, topg_before, misfit, settings):
-    """Input of a stage's convolutions, without units: (patch, y, x, channel).
+def spread_weights(coarse, size, degrade):
+    """Matrix (size, coarse): a fine axis from coarse values that gives them back when reduced.
 
-    thk: thickness so far; topg, topg_before: bed at this level and the level before; misfit: see
-    stage_misfit; all (patch, y, x) m. Of these settings["channels"] names the ones that are taken.
-    With bed_levels 2 the bed at the level before is given as what this level has more than it.
-    """
-    channels = [thk / settings["data"]["thk_norm_m"]]
-    if "topg" in settings["channels"]:
-        topg_norm_m = settings["data"]["topg_norm_m"]
-        channels.append(topg / topg_norm_m)
-        if settings["bed_levels"] == 2:
-            # Steps between levels are small beside the bed's range; ten times larger train faster.
-            channels.append(10 * (topg - topg_before) / topg_norm_m)
-    if "misfit" in settings["channels"]:
-        channels.append(misfit / 300)
-    return tf.stack(channels, axis=-1)
-
-
-# ---------------------------------------------------------------- consistency with the coarse map
-
-
-@functools.lru_cache(maxsize=16)
-def consistency_weights(size, scale, degrade):
-    """Matrices (recover, reduce, spread) for an axis of `size` cells, see make_consistent.
-
-    recover (coarse, size): coarse values from level 0, which was enlarged from them.
-    reduce (coarse, size): coarse values of a fine field.
-    spread (size, coarse): a fine field from coarse values. bicubic: linear between the samples, so
-    that `reduce` of it gives them back; area: the coarse value in each of its cells.
+    area: the coarse value in each of its cells; bicubic: linear between the samples.
     Raises InputError where coarse cells are not whole cells.
     """
-    coarse = utils.coarse_size(size, scale)
-    if degrade == "area" and size != coarse * scale:
-        raise utils.InputError(
-            f"consistency needs whole coarse cells: {size} cells do not divide by {scale}; train "
-            "with --no-consistency, or prepare larger patches")
-    enlarge = utils.enlargement_weights(coarse, size, degrade)
     reduce = utils.reduction_weights(size, coarse, degrade)
     if degrade == "area":
-        spread = (reduce > 0).T.astype(float)
-    else:
-        linear = linear_weights(coarse, size, degrade)
-        spread = linear @ np.linalg.inv(reduce @ linear)
-    return np.linalg.pinv(enlarge), reduce, spread
+        if size % coarse:
+            raise utils.InputError(
+                f"consistency needs whole coarse cells: {size} cells do not divide into {coarse}; "
+                "train with --no-consistency, or prepare larger patches")
+        return (reduce > 0).T.astype(float)
+    linear = linear_weights(coarse, size, degrade)
+    return linear @ np.linalg.inv(reduce @ linear)
 
 
-def make_consistent(thk, thk0, scale, degrade):
-    """Correct a prediction so that reduced by `scale` it gives the coarse map back [m], >= 0.
+def make_consistent(thk, coarse, degrade):
+    """Correct a prediction so that, reduced, it gives a coarser level back [m], >= 0.
 
-    thk: prediction; thk0: the chain's input, level 0; both (patch, y, x) m.
-    area: the ice of each coarse cell is scaled to the cell's mean, tenfold at most; what is missing
-    then, all of it where there was no ice, is spread evenly. Exact, so ice volume is kept.
+    thk: prediction; coarse: the coarser level, each on its own cells (patch, y, x) m.
+    area: the ice of each coarse cell is scaled to the cell's mean, tenfold at most. What is missing
+    then, all of it where there was no ice, goes to the side of the coarse cell where its neighbours
+    have more ice; where there is no such side, evenly. Exact, so ice volume is kept.
     bicubic: what the samples lack is added, fading linearly towards the samples around. Exact but
     where that falls below 0: only at 4x and 2x, whose samples lie between cells and can overshoot.
     """
-    (recover_y, reduce_y, spread_y), (recover_x, reduce_x, spread_x) = (
-        [tf.constant(matrix, tf.float32) for matrix in consistency_weights(size, scale, degrade)]
-        for size in thk.shape[1:])
+    def spread(field):
+        return bring(field, thk.shape[1:], spread_weights, degrade)
+
     thk = tf.nn.relu(thk)
-    wanted = recover_y @ thk0 @ tf.transpose(recover_x)  # (patch, coarse y, coarse x)
-    reduced = reduce_y @ thk @ tf.transpose(reduce_x)    # (patch, coarse y, coarse x)
+    reduced = bring(thk, coarse.shape[1:], utils.reduction_weights, degrade)
     if degrade == "bicubic":
-        return tf.nn.relu(thk + spread_y @ (wanted - reduced) @ tf.transpose(spread_x))
-    wanted = tf.where(wanted < 0.005, 0.0, wanted)  # rounding of level 0: ocean stays ocean
-    factor = tf.minimum(wanted / tf.maximum(reduced, 1e-6), 10.0)  # keeps gradients finite too
-    missing = tf.nn.relu(wanted - factor * reduced)
-    return (thk * (spread_y @ factor @ tf.transpose(spread_x))
-            + spread_y @ missing @ tf.transpose(spread_x))
+        return tf.nn.relu(thk + spread(coarse - reduced))
+    factor = tf.minimum(coarse / tf.maximum(reduced, 1e-6), 10.0)  # keeps gradients finite too
+    missing = tf.nn.relu(coarse - factor * reduced)
+    side = bring(coarse, thk.shape[1:], linear_weights, degrade) - 0.9 * spread(coarse)
+    side = tf.nn.relu(side) + 1e-3 * spread(coarse) + 1e-9  # never 0 all over a coarse cell
+    share = missing / bring(side, coarse.shape[1:], utils.reduction_weights, degrade)
+    return thk * spread(factor) + side * spread(share)
+
+
+def remove_film(thk, coarse, degrade):
+    """Thickness [m] without the film that a mean over possible maps leaves on ice-free cells.
+
+    thk: prediction; coarse: level 0, each on its own cells (patch, y, x) m. Cells lose their ice to
+    the others of their coarse cell where they are thinner than FILM_M times the cells across it,
+    than FILM_PART of the thickest coarse cell around and, with cell means, than 0.9 of their own.
+    Consistent as thk was.
+    """
+    thickest = tf.nn.max_pool2d(coarse[..., None], 3, 1, "SAME")[..., 0]
+    limit = FILM_PART * bring(thickest, thk.shape[1:], linear_weights, degrade)
+    limit = tf.minimum(FILM_M[degrade] * thk.shape[1] / coarse.shape[1], limit)
+    if degrade == "area":
+        limit = tf.minimum(limit, 0.9 * bring(coarse, thk.shape[1:], spread_weights, degrade))
+    # A ramp from 0.8 of the limit, not a step: tiles of a map that differ by rounding stay alike.
+    return make_consistent(tf.minimum(thk, tf.nn.relu(5 * thk - 4 * limit)), coarse, degrade)
 
 
 # ---------------------------------------------------------------- stages and chain
@@ -380,42 +461,61 @@ def convolve_to_one(values, kernel):
     return tf.reduce_sum(by_channel, axis=-1, keepdims=True), gradient
 
 
-def run_stage(convs, thk, topg, topg_before, factor, degrade, settings):
-    """One SRCNN: thickness at level k from thickness at level k-1, all (patch, y, x) m.
+def pad(values, conv, settings):
+    """Values (patch, y, x, channel) with as much around them as the convolution takes off.
+
+    Zeros look like open ocean, and on the small grids of the first stages they are near everywhere:
+    so mirror the map at its edge, but for the original.
+    """
+    half = conv.kernel.shape[0] // 2
+    return tf.pad(values, ((0, 0), (half, half), (half, half), (0, 0)), settings["padding"])
+
+
+def run_stage(convs, before, topg_before, topg, degrade, settings):
+    """One SRCNN: thickness at level k from thickness at level k-1, (patch, y, x) m.
 
     convs: the stage's entry of build_layers.
-    topg, topg_before: bed at levels k and k-1 (None where needs_topg says no).
-    factor: cells of the fine grid across one of level k-1; degrade: how the map was reduced.
+    before, topg_before: thickness and bed at level k-1; topg: bed at level k; each on the cells of
+    its level. degrade: how the map was reduced.
     """
-    base = stage_base(thk, topg, topg_before, settings)  # (patch, y, x)
-    misfit = (stage_misfit(thk, base, factor, degrade) if "misfit" in settings["channels"]
-              else None)
-    values = stage_channels(thk, topg, topg_before, misfit, settings)  # (patch, y, x, channel)
+    thk, topg_before = (bring(field, topg.shape[1:], local_weights, degrade)
+                        for field in (before, topg_before))  # (patch, y, x) of level k
+    base = stage_base(thk, topg, topg_before, settings)      # (patch, y, x)
+    if settings["channels"] == "relative":  # values: (patch, y, x, channel)
+        misfit = stage_misfit(before, base, degrade)
+        values, unit_m = relative_channels(thk, topg, topg_before, base, misfit)
+    else:
+        values = stage_channels(thk, topg, topg_before, settings)
+        unit_m = settings["correction_m"] or settings["data"]["thk_norm_m"]
     *hidden, last = convs.values()
     for conv in hidden:
-        values = conv(values)  # (patch, y, x, filter)
-    values = convolve_to_one(values, tf.convert_to_tensor(last.kernel)) + last.bias  # (..., 1)
-    return base + (settings["correction_m"] or settings["data"]["thk_norm_m"]) * values[..., 0]
+        values = conv(pad(values, conv, settings))  # (patch, y, x, filter)
+    values = convolve_to_one(pad(values, last, settings), tf.convert_to_tensor(last.kernel))
+    half = last.kernel.shape[0] // 2
+    inside = slice(half, -half or None)
+    values = values[:, inside, inside, 0] + last.bias  # (patch, y, x)
+    return base + unit_m * values
 
 
 def run_chain(layers, thk, topg, settings, whole_map=False):
     """Every stage's prediction: a list of (patch, y, x) thickness in m, the last the finest.
 
     layers: of build_layers, or only the last stages of them, for a smaller scale.
-    thk: the input, level 0, (patch, y, x) m; topg: bed (patch, level, y, x) m, or None.
+    thk: level 0, (patch, y, x) m; topg: bed at every level, a list of the same, each on its own
+    cells (see utils.make_levels); zeros will do where needs_topg says no.
     whole_map: the coarse map has means over its cells, and they are kept, whatever the run was
     trained on; else the settings say.
     gradients "stage": each stage takes the prediction of the one before as data, as in the
     original; "chain": its error also trains the stages before.
     """
     degrade = "area" if whole_map else settings["data"]["degrade"]
-    scale, thk0, predictions = 2 ** len(layers), thk, []
-    for stage, convs in enumerate(layers.values(), 1):
-        # (patch, y, x) each: the bed at this level and the level before
-        beds = (None, None) if topg is None else (topg[:, stage], topg[:, stage - 1])
-        thk = run_stage(convs, thk, *beds, scale // 2 ** (stage - 1), degrade, settings)
-        if (whole_map or settings["consistency"]) and stage == len(layers):
-            thk = make_consistent(thk, thk0, scale, degrade)
+    thk0, predictions = thk, []
+    for convs, topg_before, topg_here in zip(layers.values(), topg[:-1], topg[1:], strict=True):
+        before = thk
+        thk = run_stage(convs, before, topg_before, topg_here, degrade, settings)
+        if settings["grid"] == "own" and (whole_map or settings["consistency"]):
+            # Means of means are means; samples of samples are not quite the samples.
+            thk = make_consistent(thk, before if degrade == "area" else thk0, degrade)
         predictions.append(thk)
         if settings["gradients"] == "stage":
             thk = tf.stop_gradient(thk)
@@ -425,6 +525,21 @@ def run_chain(layers, thk, topg, settings, whole_map=False):
 def compile_chain(layers, settings, whole_map=False):
     """run_chain as one graph: chain(thk, topg), see predict."""
     return tf.function(lambda thk, topg: run_chain(layers, thk, topg, settings, whole_map))
+
+
+def chain_reach(settings, scale):
+    """How far away something can change a cell of the whole map that is made, in coarse cells.
+
+    That is the sum over all stages, for grid `own` each in its own cells.
+    """
+    own = settings["grid"] == "own"
+    reach = sum(kernel // 2 for kernel in settings["kernels"])
+    if settings["channels"] == "relative":
+        reach += NEAR // 2 + 2  # the misfit: one cell of the level before, linearly
+    if own:
+        reach += 4 + 4  # two cells of the level before (local_weights, then make_consistent)
+    cells = [2**stage if own else scale for stage in range(1, count_stages(scale) + 1)]
+    return math.ceil(sum(reach / cell for cell in cells)) + 3  # and remove_film
 
 
 def turn(fields, number, back=False):
@@ -447,20 +562,66 @@ def predict(chain, thk, topg, average_turns):
     """
     numbers = range(8) if average_turns else [0]
     turned = [[turn(prediction, number, back=True) for prediction in chain(
-        turn(thk, number), None if topg is None else turn(topg, number))] for number in numbers]
+        turn(thk, number), [turn(level, number) for level in topg])] for number in numbers]
     return [tf.add_n(stage) / len(turned) for stage in zip(*turned, strict=True)]
 
 
-def baselines(thk0, topg_before, topg, scale, degrade):
+def chain_levels(patches, numbers, settings):
+    """Thickness and bed of the patches of these numbers as the chain takes them: two lists.
+
+    (patch, y, x) float32 [m] at every level, see utils.make_levels; the bed is zero where
+    needs_topg says no.
+    """
+    thk = patches["thk"][numbers, -1]
+    topg = patches["topg"][numbers, -1] if needs_topg(settings) else np.zeros_like(thk)
+    return [utils.make_levels(field, settings["scale"], settings["data"]["degrade"],
+                              settings["grid"]) for field in (thk, topg)]
+
+
+def predict_patches(layers, patches, settings, numbers):
+    """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m.
+
+    On the fine cells, as the levels in the file: a coarser stage's is enlarged to them. The last
+    is without a film, see remove_film.
+    """
+    chain, degrade = compile_chain(layers, settings), settings["data"]["degrade"]
+    shape, batches = patches["thk"].shape[2:], []
+    for batch in np.split(numbers, range(PREDICT_BATCH, len(numbers), PREDICT_BATCH)):
+        thk, topg = chain_levels(patches, batch, settings)
+        predictions = predict(chain, thk[0], topg, settings["average_turns"])
+        if settings["consistency"]:
+            predictions[-1] = remove_film(predictions[-1], thk[0], degrade)
+        batches.append(np.stack([bring(prediction, shape, utils.enlargement_weights, degrade)
+                                 for prediction in predictions]))
+    return np.concatenate(batches, axis=1)
+
+
+def baselines(thk0, coarse, topg0, topg, degrade):
     """What needs no network: thickness by method, {name: (patch, y, x) m}.
 
-    bicubic: the input of the chain, thk0 (patch, y, x) float32 m.
+    bicubic: level 0 on the fine cells, thk0 (patch, y, x) float32 m.
     surface_base: from that, with the bed at level 0 and a finer one (None: left out).
-    surface_base_consistent: the same made consistent.
+    surface_base_consistent: the same made consistent with level 0 on its own cells, `coarse`.
     """
     by_method = {"bicubic": thk0}
     if topg is not None:
-        base = utils.surface_base(np.maximum(thk0, 0), topg_before, topg).astype(np.float32)
-        by_method |= {"surface_base": base, "surface_base_consistent":
-                      make_consistent(base, thk0, scale, degrade).numpy()}
+        base = utils.surface_base(np.maximum(thk0, 0), topg0, topg).astype(np.float32)
+        by_method |= {"surface_base": base, "surface_base_consistent": make_consistent(
+            base, coarse.astype(np.float32), degrade).numpy()}
     return by_method
+
+
+def with_baselines(predicted, patches, numbers, settings, stage=-1):
+    """Thickness by method: {name: (patch, y, x) m}, baselines first, the model's last.
+
+    predicted: the model's at a stage, (patch, y, x) m; the others start at the input of the whole
+    chain, see baselines. The consistent one is of the last stage only.
+    """
+    thk, degrade = patches["thk"][numbers], settings["data"]["degrade"]
+    beds = (None, None) if patches["topg"] is None else (
+        patches["topg"][numbers, 0], patches["topg"][numbers, stage])
+    by_method = baselines(
+        thk[:, 0], utils.reduce_fields(thk[:, -1], settings["scale"], degrade), *beds, degrade)
+    if stage not in (-1, patches["thk"].shape[1] - 1):
+        by_method.pop("surface_base_consistent", None)
+    return by_method | {"model": predicted}

@@ -330,10 +330,10 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
                          "choose another --window")
     rows, columns = len(y) // side, len(x) // side
     row, column = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
+    thk, topg = (None if field is None else np.stack(utils.make_levels(
+        cut_patches(field, side), scale, degrade, "fine"), axis=1) for field in (thk, topg))
     patches = {
-        "thk": utils.make_levels(cut_patches(thk, side), scale, degrade),
-        "topg": (None if topg is None else
-                 utils.make_levels(cut_patches(topg, side), scale, degrade)),
+        "thk": thk, "topg": topg,
         "x": x.reshape(-1, side)[column], "y": y.reshape(-1, side)[row], "row": row,
         "column": column, "scale": scale,
         "data": {

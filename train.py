@@ -33,19 +33,22 @@ from utils import InputError
 # What each key means is said in model.SETTINGS; a value that is a dict is by scale.
 RECIPES = {
     "default": {
-        "base": "surface",          # none | bicubic | surface
+        "grid": "own",              # own | fine
+        "base": "bicubic",          # none | bicubic | surface
         "consistency": True,
         "gradients": "chain",       # stage | chain
-        "channels": "thk+topg",     # thk | thk+topg | thk+topg+misfit
+        "channels": "thk+topg",     # thk | thk+topg | relative
         "bed_levels": 2,            # 1 | 2
         "filters": [32, 32, 32, 32],
         "kernels": [3, 3, 3, 3, 3],
+        "padding": "SYMMETRIC",     # CONSTANT | SYMMETRIC
         "correction_m": 300.0,
         "weights": "he",            # he | normal
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "adam_epsilon": 1e-7,       # Keras's; TensorFlow 1 had 1e-8
         "schedule": "cosine",       # constant | cosine
-        "epochs": {2: 400, 4: 400, 8: 400, 16: 200},  # 16x overfits after that
+        "loss": "mse",              # mse | rmse
+        "epochs": {2: 300, 4: 300, 8: 300, 16: 150},  # 16x overfits after that
         "batch_size": 5,
         "augment": True,
         "spacings": [1],
@@ -55,11 +58,12 @@ RECIPES = {
     },
     # As published (see README), with the batch, the seed and the number of stages put right.
     "original": {
-        "base": "none", "consistency": False, "gradients": "stage",
+        "grid": "fine", "base": "none", "consistency": False, "gradients": "stage",
         "channels": "thk+topg", "bed_levels": 1, "filters": [64, 32], "kernels": [9, 1, 5],
+        "padding": "CONSTANT",
         "correction_m": None, "weights": "normal",
         "learning_rate": {2: 1e-4, 4: 1e-6, 8: 1e-4, 16: 1e-4},
-        "adam_epsilon": 1e-8, "schedule": "constant",
+        "adam_epsilon": 1e-8, "schedule": "constant", "loss": "mse",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
         "batch_size": 80, "augment": False, "spacings": [1], "thinned": 0.0,
         "average_turns": False, "validation": False,
@@ -68,9 +72,11 @@ RECIPES = {
 # For whole maps of any spacing and place (see README). The epoch that is best at one spacing is not
 # best at others, so it keeps the last.
 RECIPES["map"] = RECIPES["default"] | {
-    "channels": "thk+topg+misfit", "spacings": [1, 2, 3], "thinned": 0.1, "epochs": 600,
-    "validation": False}
+    "base": "surface", "channels": "relative", "loss": "rmse", "learning_rate": 4e-3,
+    "spacings": [2, 3], "thinned": 0.1, "validation": False,
+    "epochs": {2: 300, 4: 600, 8: 600, 16: 600}}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
+RATE = 100e9       # floating-point operations a second, to say beforehand how long it takes
 # -------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +95,8 @@ def find_places(patches, numbers, settings):
     """Allowed positions of random crops in the window: for each patch an array (place, 3).
 
     numbers: patches to train on. A place is y, x, times: the lower left corner [cells of the
-    window] and the coarsening factor of the crop, one of settings["spacings"].
+    window] and the coarsening factor of the crop, one of settings["spacings"]; 1 where none of
+    them has room.
     The centre of a crop stays within half a patch of the patch's own. Every cell of it is in one of
     these patches: nothing held out is seen.
     """
@@ -98,13 +105,15 @@ def find_places(patches, numbers, settings):
     allowed = np.isin(np.arange(len(patches["row"])), numbers)
     allowed = prepare_data.assemble(np.repeat(allowed, side**2).reshape(-1, side, side), patches)
     places = [[] for _ in numbers]
-    for times in settings["spacings"]:
+    for times in dict.fromkeys([*settings["spacings"], 1]):
         inside, wide = allowed, times * side
         if min(allowed.shape) < wide:
             continue
         for axis in (0, 1):  # (y, x) of the lower left corner
             inside = np.lib.stride_tricks.sliding_window_view(inside, wide, axis).all(axis=-1)
         for of_patch, number in zip(places, numbers, strict=True):
+            if times not in settings["spacings"] and any(map(len, of_patch)):
+                continue
             y, x = (patches[name][number] * side - (wide - side) // 2 for name in ("row", "column"))
             low, high = np.maximum([(y - half, x - half), (y + half + 1, x + half + 1)], 0)
             corners = low + np.argwhere(inside[low[0]:high[0], low[1]:high[1]])
@@ -113,19 +122,19 @@ def find_places(patches, numbers, settings):
 
 
 def draw_patches(patches, numbers, places, settings, epoch):
-    """The training patches of an epoch, in its order: thk, topg (patch, level, y, x) float32 [m].
+    """The training patches of an epoch, in its order: thk, topg at every level, two lists.
 
+    See model.chain_levels: (patch, y, x) float32 [m] each.
     patches: see prepare_data.make_patches; numbers: those to train on; places: see find_places.
     With augment each patch is cut anew at one of its places, flipped and turned.
     All is drawn from seed and epoch alone: no generator is carried along, the epoch is all the
-    random state of a checkpoint. topg is None where the run needs none.
+    random state of a checkpoint.
     """
     rng = np.random.default_rng([settings["seed"], epoch])
     order = rng.permutation(len(numbers))
     names = ("thk", "topg") if model.needs_topg(settings) else ("thk",)
     if not settings["augment"]:
-        drawn = [patches[name][numbers[order]] for name in names]
-        return drawn if len(drawn) == 2 else (*drawn, None)
+        return model.chain_levels(patches, numbers[order], settings)
 
     side = patches["x"].shape[1]
     crops = [(*rng.choice(places[number]), rng.integers(8)) for number in order]
@@ -141,9 +150,9 @@ def draw_patches(patches, numbers, places, settings, epoch):
         fields.append(np.stack(of_name))  # (patch, y, x)
     if settings["thinned"]:
         fields = make_thinner(fields, settings["thinned"], rng)
-    drawn = [utils.make_levels(field, settings["scale"], settings["data"]["degrade"])
-             for field in fields]
-    return drawn if len(drawn) == 2 else (*drawn, None)
+    thk, topg = fields if len(fields) == 2 else (*fields, np.zeros_like(fields[0]))
+    return [utils.make_levels(field, settings["scale"], settings["data"]["degrade"],
+                              settings["grid"]) for field in (thk, topg)]
 
 
 def make_thinner(fields, share, rng):
@@ -151,40 +160,50 @@ def make_thinner(fields, share, rng):
 
     fields: [thk] or [thk, topg], (patch, y, x) m. In each patch drawn: subtract a random thickness
     (0 ... the patch's maximum), raise the bed by 0 ... 1.2 times that, remove ice that would float
-    (shelves do not thin out to nothing), scale all heights by 0.25 ... 1.
+    (shelves do not thin out to nothing).
     """
     thk, *beds = fields
-    chosen, part, rise, factor = (rng.uniform(size=(len(thk), 1, 1)).astype(np.float32)
-                                  for _ in range(4))
+    chosen, part, rise = (rng.uniform(size=(len(thk), 1, 1)).astype(np.float32) for _ in range(3))
     chosen = chosen < share
     taken = chosen * part * thk.max(axis=(1, 2), keepdims=True)
-    height_factor = np.where(chosen, 0.25 + 0.75 * factor, 1)
     thk, beds = np.maximum(thk - taken, 0), [topg + 1.2 * rise * taken for topg in beds]
     for topg in beds:
         thk[chosen & utils.floats(thk, topg)] = 0
-    return [height_factor * field for field in (thk, *beds)]
+    return [thk, *beds]
 
 
 # ---------------------------------------------------------------- training
 
 
+def stage_errors(layers, thk, topg, settings):
+    """MSE of each stage and patch [m2], on the cells of its level: (stage, patch).
+
+    thk, topg: of draw_patches.
+    """
+    predictions = model.run_chain(layers, thk[0], topg, settings)
+    return tf.stack([tf.reduce_mean(tf.square(prediction - label), axis=(1, 2))
+                     for prediction, label in zip(predictions, thk[1:], strict=True)])
+
+
 def make_step(layers, optimizer, settings):
     """The step that trains every stage on one batch: step(thk, topg) -> each stage's MSE [m2].
 
-    optimizer: Adam, built for the layers' weights; thk, topg: (patch, level, y, x) m. Adam treats
-    each weight by itself. So where gradients stay within a stage, one Adam on the sum of the losses
-    is an Adam step of each stage on its own MSE.
+    thk, topg: as of draw_patches. Adam treats each weight by itself. So where gradients stay within
+    a stage, one Adam on the sum of the losses is an Adam step of each stage on its own.
+    loss "rmse" is the mean of the patches' RMSE: a few patches with large errors do not outweigh
+    the others, which on a map of another place may be all there is.
     """
     weights = model.list_weights(layers)
 
     def step(thk, topg):
         with tf.GradientTape() as tape:
-            predictions = model.run_chain(layers, thk[:, 0], topg, settings)
-            mse = tf.stack([tf.reduce_mean(tf.square(prediction - thk[:, stage]))
-                            for stage, prediction in enumerate(predictions, 1)])
-            loss = tf.reduce_sum(mse) / settings["data"]["thk_norm_m"] ** 2
+            mse = stage_errors(layers, thk, topg, settings)
+            errors = mse / settings["data"]["thk_norm_m"] ** 2
+            if settings["loss"] == "rmse":
+                errors = tf.sqrt(mse + 1)  # [m]; 1 m2: what is below 1 m is as good as right
+            loss = tf.reduce_sum(tf.reduce_mean(errors, axis=1))
         optimizer.apply(tape.gradient(loss, weights), weights)
-        return mse
+        return tf.reduce_mean(mse, axis=1)
 
     return step
 
@@ -192,18 +211,17 @@ def make_step(layers, optimizer, settings):
 def make_epoch(step, layers, settings):
     """The compiled epoch: train_epoch(thk, topg) -> (each stage's RMSE [m], weights all finite).
 
-    thk, topg: the epoch's patches in their order (patch, level, y, x) m; topg may be None. The loop
-    over batches is inside the graph: no Python runs between them, and nothing is traced twice.
+    thk, topg: the epoch's patches, of draw_patches. The loop over batches is inside the graph: no
+    Python runs between them, and nothing is traced twice.
     """
     size, weights = settings["batch_size"], model.list_weights(layers)
 
     @tf.function
     def train_epoch(thk, topg):
-        total, n_patches = tf.zeros(len(layers)), thk.shape[0]
+        total, n_patches = tf.zeros(len(layers)), thk[0].shape[0]
         for start in tf.range(0, n_patches, size):
-            batch = thk[start:start + size]
-            bed = None if topg is None else topg[start:start + size]
-            total += step(batch, bed) * tf.cast(tf.shape(batch)[0], tf.float32)
+            batch, bed = ([level[start:start + size] for level in field] for field in (thk, topg))
+            total += step(batch, bed) * tf.cast(tf.shape(batch[0])[0], tf.float32)
         finite = [tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]
         return tf.sqrt(total / n_patches), tf.reduce_all(finite)
 
@@ -212,16 +230,10 @@ def make_epoch(step, layers, settings):
 
 def make_validation(layers, patches, numbers, settings):
     """The compiled validation: validate() -> each stage's RMSE [m] on patches `numbers`."""
-    thk = tf.constant(patches["thk"][numbers])  # (patch, level, y, x)
-    topg = tf.constant(patches["topg"][numbers]) if model.needs_topg(settings) else None
-
-    @tf.function
-    def validate():
-        predictions = model.run_chain(layers, thk[:, 0], topg, settings)
-        return tf.stack([tf.sqrt(tf.reduce_mean(tf.square(prediction - thk[:, stage])))
-                         for stage, prediction in enumerate(predictions, 1)])
-
-    return validate
+    thk, topg = ([tf.constant(level) for level in field]
+                 for field in model.chain_levels(patches, numbers, settings))
+    return tf.function(lambda: tf.sqrt(tf.reduce_mean(
+        stage_errors(layers, thk, topg, settings), axis=1)))
 
 
 def make_state(settings, folder):
@@ -303,7 +315,7 @@ def train(patches, settings):
             rate = learning_rate(settings, epoch)
             optimizer.learning_rate.assign(rate)
             drawn = draw_patches(patches, training, places, settings, epoch)
-            rmse_m, finite = train_epoch(*(None if field is None else tf.constant(field)
+            rmse_m, finite = train_epoch(*([tf.constant(level) for level in field]
                                            for field in drawn))
             if not (finite and np.isfinite(rmse_m).all()):
                 raise ArithmeticError(not_a_number(epoch, state["latest"].latest_checkpoint))
@@ -344,6 +356,14 @@ def training_numbers(patches, settings):
         return (prepare_data.in_split(patches, "train"),
                 prepare_data.in_split(patches, "validation"))
     return prepare_data.in_split(patches, "train", "validation"), np.array([], int)
+
+
+def expected_minutes(settings):
+    """Minutes that all epochs take with the usual patches (140 of 41 x 41 cells), roughly.
+
+    On 2 cores of 2025; a step back costs twice one forwards.
+    """
+    return settings["epochs"] * 140 * 3 * model.count_operations(settings, 41) / RATE / 60
 
 
 def not_a_number(epoch, checkpoint):
@@ -402,6 +422,7 @@ def train_run(args, fold=()):
 
     A run of several (--seeds, --crossval) that is trained and evaluated already is left as it is.
     """
+    device = model.set_up_device()  # before TensorFlow does anything else
     old = None  # settings of the run, where it exists and is to go on
     if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
         old = model.read_settings(args.run)
@@ -409,6 +430,8 @@ def train_run(args, fold=()):
     if old and old["scale"] != args.scale:
         raise InputError(f"run {args.run} was trained for {old['scale']}x, not for {args.scale}x; "
                          "choose another name with --run, or --restart to start it over")
+    print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, {settings['epochs']} epochs, "
+          f"about {max(expected_minutes(settings), 1):.0f} minutes on 2 cores for 140 patches")
     path, patches = prepare_data.find_patches(args.run, args.scale, args.input, args.patches,
                                               args.synthetic, old, fold)
     if model.needs_topg(settings) and patches["topg"] is None:
@@ -428,8 +451,8 @@ def train_run(args, fold=()):
 
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
-    print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, patches {path} ({data['source']}, "
-          f"{data['degrade']}, {prepare_data.split_text(data)}), on {model.set_up_device()}")
+    print(f"patches  {path} ({data['source']}, {data['degrade']}, "
+          f"{prepare_data.split_text(data)}), on {device}")
     try:
         complete = train(patches, settings)
     except ArithmeticError as error:

@@ -678,19 +678,22 @@ def enlarge_fields(fields, shape, degrade):
     return up_y @ fields @ up_x.T
 
 
-def make_levels(fields, scale, degrade):
-    """Fields (n, y, x) at every level of the chain, on the fine grid: (n, level, y, x) float32.
+def make_levels(fields, scale, degrade, grid):
+    """Fields (n, y, x) at every level of the chain: a list of (n, y, x) float32, level 0 first.
 
-    Level 0 is reduced by `scale` and brought back, each next level by half of that; the last level
-    is the field itself. Units as they come in.
+    Level 0 is reduced by `scale`, each next level by half of that; the last level is the field
+    itself. grid "own" leaves each on its own cells, "fine" brings it back to the fine ones. Units
+    as they come in.
     """
     fields = np.asarray(fields)
     levels = []
     while scale > 1:
-        reduced = reduce_fields(fields, scale, degrade)
-        levels.append(enlarge_fields(reduced, fields.shape[1:], degrade))
+        level = reduce_fields(fields, scale, degrade)
+        if grid == "fine":
+            level = enlarge_fields(level, fields.shape[1:], degrade)
+        levels.append(level.astype(np.float32))
         scale //= 2
-    return np.stack([*levels, fields], axis=1).astype(np.float32)
+    return [*levels, fields.astype(np.float32)]
 
 
 # ------------------------------------------------------------------ scores
@@ -706,16 +709,21 @@ def errors(thk, label, thk_max_m, spacing_m):
 
     mse: mean square of (thk - label) / thk_max_m, the quantity that the original calls RMSE.
     rmse_m, mae_m, bias_m (thk - label) [m].
-    volume_error_km3: of the ice volume, and volume_error_percent of the label's; the latter is left
-    out where no cell of the label is ice. Cells are spacing_m squared, areas of the projection: its
-    scale (up to some per cent away from the latitude of true scale) is not corrected for.
+    volume_error_km3: of the ice volume. false_ice_km2, lost_ice_km2: area that is ice (is_ice) in
+    one of the two alone. volume_error_percent, ice_area_error_percent: of the label's; left out
+    where no cell of it is ice. Cells are spacing_m squared, areas of the projection: its scale (up
+    to some per cent away from the latitude of true scale) is not corrected for.
     """
-    difference = np.asarray(thk, np.float64) - label
+    difference, cell_km2 = np.asarray(thk, np.float64) - label, spacing_m**2 / 1e6
+    false, lost, ice = (np.count_nonzero(cells) for cells in (
+        is_ice(thk) & ~is_ice(label), is_ice(label) & ~is_ice(thk), is_ice(label)))
     values = {"mse": np.mean((difference / thk_max_m) ** 2), "rmse_m": rmse_m(thk, label),
-             "mae_m": np.mean(np.abs(difference)), "bias_m": np.mean(difference),
-             "volume_error_km3": difference.sum() * spacing_m**2 / 1e9}
-    if np.any(is_ice(label)):
-        values["volume_error_percent"] = 100 * difference.sum() / np.sum(label, dtype=np.float64)
+              "mae_m": np.mean(np.abs(difference)), "bias_m": np.mean(difference),
+              "volume_error_km3": difference.sum() * cell_km2 / 1000,
+              "false_ice_km2": false * cell_km2, "lost_ice_km2": lost * cell_km2}
+    if ice:
+        values |= {"volume_error_percent": 100 * difference.sum() / np.sum(label, dtype=np.float64),
+                   "ice_area_error_percent": 100 * (false - lost) / ice}
     return {name: float(value) for name, value in values.items()}
 
 

@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import SMALL_WINDOW, example_settings, run_main
 
 import evaluate
@@ -15,6 +14,7 @@ import model
 import prepare_data
 import train
 import utils
+from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
 
 
@@ -50,10 +50,12 @@ def test_metrics_by_hand():
     test = metrics["test"]
     assert test["errors"]["bicubic"] == pytest.approx({
         "mse": 1.6e-3, "rmse_m": 40, "mae_m": 40, "bias_m": -40,
-        "volume_error_km3": -40 * volume_km3, "volume_error_percent": -100 * 40 / 140})
+        "volume_error_km3": -40 * volume_km3, "volume_error_percent": -100 * 40 / 140,
+        "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
     assert test["errors"]["model"] == pytest.approx({
         "mse": (10**2 + 50**2) / 2 / 1000**2, "rmse_m": np.sqrt(1300), "mae_m": 30, "bias_m": 20,
-        "volume_error_km3": 20 * volume_km3, "volume_error_percent": 100 * 20 / 140})
+        "volume_error_km3": 20 * volume_km3, "volume_error_percent": 100 * 20 / 140,
+        "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
     assert test["ratio"] == {"bicubic": pytest.approx(1300 / 1600)}
     assert test["won"] == {"bicubic": 0.5}
     assert test["n_cells"] == 2 * 41**2
@@ -94,7 +96,7 @@ def test_surface_base_made_consistent_by_hand():
 
 def test_surface_base_starts_from_no_ice_where_the_spline_falls_below_zero():
     patches = flat_patches(-30.0, 0.0, 0.0, topg_m=[200.0, 150.0, 100.0])
-    by_method = evaluate.with_baselines(np.zeros((2, 41, 41)), patches, np.arange(2), FLAT)
+    by_method = model.with_baselines(np.zeros((2, 41, 41)), patches, np.arange(2), FLAT)
     np.testing.assert_array_equal(by_method["surface_base"], 0)
 
 
@@ -137,12 +139,33 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
         "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48}
     assert ice["margin"]["errors"]["model"] == pytest.approx(
         {"mse": 1e-4, "rmse_m": 10, "mae_m": 10, "bias_m": 10,
-         "volume_error_km3": 10 * 8 * 48 * 25e6 / 1e9, "volume_error_percent": 1})
+         "volume_error_km3": 10 * 8 * 48 * 25e6 / 1e9, "volume_error_percent": 1,
+         "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
     assert ice["margin"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
     assert ice["floating"]["errors"] == {}
     ocean = evaluate.score_types(by_method, patches, FLAT, np.arange(2))["ice_free"]
     assert ocean["n_cells"] == 48**2
     assert "volume_error_percent" not in ocean["errors"]["model"]
+
+
+def test_table_of_methods_by_hand(capsys):
+    """Ice in 3 of 4 cells of 5 km; the model loses one of them, bicubic has ice in the fourth."""
+    label = np.array([100.0, 200, 300, 0])
+    errors = utils.score({"bicubic": label + 4, "model": label - [100, 0, 10, 0]}, label,
+                         np.ones(4, bool), 1000.0, 5000.0)["errors"]
+    evaluate.print_methods(errors)
+    assert capsys.readouterr().out.splitlines() == [
+        "         MAE m  false ice km2  lost ice km2  ice area %",
+        "bicubic    4.0             25             0      +33.33",
+        "model     27.5              0            25      -33.33"]
+    evaluate.print_methods(errors, {"bicubic": {"least": "0.1"}, "model": {"least": "0.2"}})
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "least", "0.1", "0.2"]
+
+
+def test_no_ice_has_no_per_cent_of_its_area(capsys):
+    evaluate.print_methods({"model": utils.errors(np.ones(3), np.zeros(3), 1000.0, 5000.0)})
+    assert capsys.readouterr().out.splitlines()[1].split() == ["model", "1.0", "0", "0", "-"]
 
 
 def test_power_spectrum_of_a_wave_and_of_noise():
@@ -235,7 +258,9 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
     chain = functools.partial(model.run_chain, model.load_layers(trained), settings=trained)
-    predicted = model.predict(chain, thk[:, 0], topg, True)[-1]
+    level0, beds = utils.reduce_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.make_levels(
+        topg[:, -1], 4, "bicubic", "own")
+    predicted = model.remove_film(model.predict(chain, level0, beds, True)[-1], level0, "bicubic")
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert errors["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert errors["bicubic"]["rmse_m"] == pytest.approx(
@@ -257,10 +282,10 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
     patches, label = small_patches, small_patches["thk"][:, -1]
     layers = model.build_layers(small_settings)
     every = np.arange(len(label))
-    predictions = evaluate.predict_patches(layers, patches, small_settings, every)
+    predictions = model.predict_patches(layers, patches, small_settings, every)
     numbers = prepare_data.in_split(patches, "test")
     metrics = evaluate.measure(predictions[:, numbers], patches, small_settings, numbers)
-    by_method = evaluate.with_baselines(predictions[-1], patches, every, small_settings)
+    by_method = model.with_baselines(predictions[-1], patches, every, small_settings)
     by_method = {method: by_method[method] for method in evaluate.MAPPED}
 
     figure = evaluate.plot_comparison(metrics, patches, by_method, 3)

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
-import tensorflow as tf
 from conftest import REPOSITORY, example_settings
 
 import model
 import utils
+from model import tf  # not by itself: model says which kernels it takes
 
 
 def settings(data=None, **changes):
-    """Settings of a plain 9-1-5 chain at 8x on the bicubic base."""
+    """Settings of a plain 9-1-5 chain at 8x on the bicubic base, all on the fine cells."""
     return example_settings(data=data, **{
-        "scale": 8, "base": "bicubic", "consistency": False, "gradients": "stage",
-        "correction_m": None, "filters": [64, 32], "kernels": [9, 1, 5]} | changes)
+        "scale": 8, "grid": "fine", "padding": "CONSTANT", "base": "bicubic", "consistency": False,
+        "gradients": "stage", "correction_m": None, "filters": [64, 32], "kernels": [9, 1, 5]}
+        | changes)
 
 
 def fill(layers, seed=0, scale=0.05):
@@ -30,9 +31,24 @@ def fill(layers, seed=0, scale=0.05):
 
 
 def fields(n=2, levels=4, shape=(41, 41)):
+    """Thickness at level 0 and bed at every level, all of one shape."""
     rng = np.random.default_rng(1)
     return (rng.uniform(0, 3000, (n, *shape)).astype(np.float32),
-            rng.uniform(-1000, 1000, (n, levels, *shape)).astype(np.float32))
+            list(rng.uniform(-1000, 1000, (levels, n, *shape)).astype(np.float32)))
+
+
+def own_fields(scale, degrade, shape, n=1):
+    """Thickness and bed of a made-up map at every level, each on its own cells: two lists."""
+    thk, topg = fields(n, 1, shape)
+    return [utils.make_levels(field, scale, degrade, "own") for field in (thk, topg[0])]
+
+
+def fields_of(grid, scale=4, degrade="area", shape=(16, 24), n=2):
+    """Level 0 and the list of beds that the chain takes, for either grid."""
+    if grid == "fine":
+        return fields(n, model.count_stages(scale) + 1, shape)
+    thk, topg = own_fields(scale, degrade, shape, n)
+    return thk[0], topg
 
 
 # ---------------------------------------------------------------- layers
@@ -51,7 +67,8 @@ def test_dict_of_layers_has_log2_scale_stages_of_9_1_5(scale, stages):
 
 
 @pytest.mark.parametrize("changes, n_channels", [
-    ({"channels": "thk"}, 1), ({"bed_levels": 1}, 2), ({"bed_levels": 2}, 3)])
+    ({"channels": "thk"}, 1), ({"bed_levels": 1}, 2), ({"bed_levels": 2}, 3),
+    ({"channels": "relative"}, 8)])
 def test_input_channels(changes, n_channels):
     layers = model.build_layers(settings(**changes))
     assert layers["stage1"]["conv1"].kernel.shape[2] == n_channels
@@ -93,44 +110,46 @@ def test_base_by_hand(base, expected):
     convs["conv1"].kernel.assign(np.reshape([0.0, 0.25], (1, 1, 2, 1)))
     convs["conv1"].bias.assign([0.01])
     thk, topg = np.full((1, 3, 3), 1500.0, "f"), np.full((1, 3, 3), -400.0, "f")
-    found = model.run_stage(convs, thk, topg, topg, 2, "bicubic", chosen)
+    found = model.run_stage(convs, thk, topg, topg, "bicubic", chosen)
     np.testing.assert_allclose(found, expected * 1500 + 4000 * (0.25 * -400 / 2000 + 0.01),
                                rtol=1e-6)
 
 
 def test_misfit_by_hand():
     """A base 80 m too high in one of 4 x 4 coarse cells of 2 x 2: found there, and half-way off."""
-    thk, base = np.full((1, 8, 8), 500.0, "f"), np.full((1, 8, 8), 500.0, "f")
+    before, base = np.full((1, 4, 4), 500.0, "f"), np.full((1, 8, 8), 500.0, "f")
     base[0, 2:4, 4:6] += [[160, 0], [0, 160]]
-    found = model.stage_misfit(thk, base, 2, "area")[0]
+    found = model.stage_misfit(before, base, "area")[0]
     # Linear between centres 2 cells apart: 1/4 and 3/4 of the way there on both axes.
     across = np.array([0, 0.25, 0.75, 0.75, 0.25, 0])
     np.testing.assert_allclose(found[0:6, 2:8], -80 * np.outer(across, across), atol=1e-4)
     assert not np.any(found[:, :2])
 
 
-def test_misfit_is_the_last_channel_and_that_of_the_stage_s_own_level():
-    """1 x 1 convolutions that pass the misfit on: the base is mended by it, stage after stage."""
-    chosen = settings(scale=4, channels="thk+topg+misfit", filters=(), kernels=(1,), base="surface",
-                      correction_m=300.0, data={"degrade": "area"})
-    layers = model.build_layers(chosen)
-    for convs in layers.values():
-        convs["conv1"].kernel.assign(np.reshape([0.0, 0, 0, 1], (1, 1, 4, 1)))
-    thk, topg = fields(n=1, levels=3, shape=(16, 24))
-    before = thk
-    for stage, (prediction, factor) in enumerate(
-            zip(model.run_chain(layers, thk, topg, chosen), (4, 2), strict=True), 1):
-        base = model.stage_base(before, topg[:, stage], topg[:, stage - 1], chosen)
-        misfit = model.stage_misfit(before, base, factor, "area")
-        assert np.abs(misfit).max() > 50
-        np.testing.assert_allclose(prediction, base + misfit, atol=0.01)
-        before = prediction
+def test_padding_by_hand():
+    """A 3 x 3 kernel takes one cell off each side: zeros around, or the cells at the edge again."""
+    (conv,) = model.build_layers(settings(scale=2, channels="thk", filters=(), kernels=(3,)))[
+        "stage1"].values()
+    values = np.reshape([[1.0, 2, 3], [4, 5, 6]], (1, 2, 3, 1))
+    for padding, expected in (
+            ("CONSTANT", [[0, 0, 0, 0, 0], [0, 1, 2, 3, 0], [0, 4, 5, 6, 0], [0, 0, 0, 0, 0]]),
+            ("SYMMETRIC", [[1, 1, 2, 3, 3], [1, 1, 2, 3, 3], [4, 4, 5, 6, 6], [4, 4, 5, 6, 6]])):
+        found = model.pad(values, conv, {"padding": padding})
+        np.testing.assert_array_equal(found[0, :, :, 0], expected)
 
 
-def test_untrained_default_is_the_base_itself():
+@pytest.mark.parametrize("degrade", ["bicubic", "area"])
+def test_untrained_default_is_the_base_itself(degrade):
     thk, topg = fields()
     for prediction in model.run_chain(model.build_layers(settings()), thk, topg, settings()):
         np.testing.assert_array_equal(prediction, thk)
+    own = settings(grid="own", data={"degrade": degrade})
+    thk, topg = own_fields(8, degrade, (48, 32))
+    before = thk[0][0]
+    for prediction in model.run_chain(model.build_layers(own), thk[0], topg, own):
+        along_y, along_x = (model.local_weights(n, 2 * n, degrade) for n in before.shape)
+        before = along_y @ before @ along_x.T
+        np.testing.assert_allclose(prediction[0], before, atol=0.01)
 
 
 @pytest.mark.parametrize("side", [1, 5])
@@ -156,31 +175,151 @@ def test_kernels_that_will_not_do(kernels, message):
         model.build_layers(settings(kernels=kernels))
 
 
-def srcnn_by_scipy(convs, thk, topg, before):
-    """A stage by scipy's correlation with zero padding: an independent SRCNN on one patch."""
+def test_consistency_is_refused_where_there_are_no_coarse_cells():
+    with pytest.raises(utils.InputError, match="consistency needs the coarse cells"):
+        model.build_layers(settings(grid="fine", consistency=True))
+
+
+def test_operations_of_a_patch_by_hand():
+    """Two operations a weight and cell: of 20 x 20 and 41 x 41 cells, or twice 41 x 41."""
+    chosen = settings(scale=4, channels="thk", filters=[4], kernels=[3, 1])  # 9 x 4 + 4 weights
+    assert model.count_operations(chosen, 41) == 2 * 40 * 2 * 1681
+    assert model.count_operations(chosen | {"grid": "own"}, 41) == 2 * 40 * (400 + 1681)
+
+
+def srcnn_by_scipy(convs, thk, topg, before, padding):
+    """A stage by scipy's correlation, on the cells of its level: an independent SRCNN."""
     values = [thk / 4000, topg / 2000, 10 * (topg - before) / 2000]  # the norms of settings()
+    boundary = {"CONSTANT": "fill", "SYMMETRIC": "symm"}[padding]
     for i, conv in enumerate(convs.values(), 1):
         kernel, bias = conv.kernel.numpy().astype(float), conv.bias.numpy()
-        values = [sum(scipy.signal.correlate2d(value, kernel[:, :, c, f], mode="same")
+        values = [sum(scipy.signal.correlate2d(value, kernel[:, :, c, f], "same", boundary)
                       for c, value in enumerate(values)) + bias[f] for f in range(kernel.shape[3])]
         if i < len(convs):
             values = [np.maximum(value, 0) for value in values]
     return thk + 4000 * values[0]
 
 
-def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level():
-    chosen = settings(scale=4, filters=(5, 4), kernels=(9, 1, 5))
+@pytest.mark.parametrize("padding", ["CONSTANT", "SYMMETRIC"])
+def test_chain_is_srcnn_after_srcnn_with_the_bed_of_each_level(padding):
+    """All levels on the fine cells: the original, whatever the grid is called."""
+    chosen = settings(scale=4, filters=(5, 4), kernels=(9, 1, 5), padding=padding)
     layers = model.build_layers(chosen)
     fill(layers)
     thk, topg = fields(levels=3, shape=(17, 13))
     found = model.run_chain(layers, thk, topg, chosen)
     assert [prediction.shape for prediction in found] == [(2, 17, 13)] * 2
     for patch in range(2):
-        first = srcnn_by_scipy(layers["stage1"], thk[patch].astype(float), topg[patch, 1],
-                               topg[patch, 0])
-        second = srcnn_by_scipy(layers["stage2"], first, topg[patch, 2], topg[patch, 1])
+        first = srcnn_by_scipy(layers["stage1"], thk[patch].astype(float), topg[1][patch],
+                               topg[0][patch], padding)
+        second = srcnn_by_scipy(layers["stage2"], first, topg[2][patch], topg[1][patch], padding)
         np.testing.assert_allclose(found[0][patch], first, rtol=1e-4, atol=0.05)
         np.testing.assert_allclose(found[1][patch], second, rtol=1e-4, atol=0.05)
+    for degrade in ("bicubic", "area"):
+        own = settings(scale=4, filters=(5, 4), kernels=(9, 1, 5), padding=padding, grid="own",
+                       data={"degrade": degrade})
+        for one, other in zip(model.run_chain(layers, thk, topg, own), found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("degrade", ["bicubic", "area"])
+def test_chain_on_own_grids_is_srcnn_on_the_cells_of_each_level(degrade):
+    chosen = settings(scale=4, filters=(5, 4), kernels=(3, 1, 5), padding="SYMMETRIC", grid="own",
+                      data={"degrade": degrade})
+    layers = model.build_layers(chosen)
+    fill(layers)
+    thk, topg = own_fields(4, degrade, (20, 12))
+    before = thk[0][0].astype(float)
+    for k, prediction in enumerate(model.run_chain(layers, thk[0], topg, chosen), 1):
+        assert prediction.shape == (1, 5 * 2**k, 3 * 2**k)
+        along_y, along_x = (model.local_weights(n, 2 * n, degrade) for n in before.shape)
+        before = srcnn_by_scipy(
+            layers[f"stage{k}"], along_y @ before @ along_x.T, topg[k][0],
+            along_y @ topg[k - 1][0].astype(float) @ along_x.T, "SYMMETRIC")
+        np.testing.assert_allclose(prediction[0], before, rtol=1e-4, atol=0.05)
+
+
+# ---------------------------------------------------------------- relative channels
+
+
+def squash(value):
+    return value / np.sqrt(1 + value**2)
+
+
+def test_relative_channels_by_hand():
+    """1000 m of ice on a bed of -100 m; -200 m before; a base of 950 m, and 60 m of misfit."""
+    thk, topg, before, base, misfit = (np.full((1, 7, 6), value, "f") for value in (
+        1000, -100, -200, 950, 60))
+    found, unit = model.relative_channels(tf.constant(thk), topg, before, base, misfit)
+    u = np.sqrt(60**2 + (100 / 5) ** 2 + 1)
+    np.testing.assert_allclose(unit, u, rtol=1e-5)
+    expected = squash(np.array([60 / 3, 100 / 5, 1000 / 10, 950 / 10, -50 / 3,
+                                (917 / 1027.5 * 950 - 100) / 5, 0, 0]) / u)
+    np.testing.assert_allclose(found[0], expected * np.ones((7, 6, 1)), rtol=1e-4, atol=1e-5)
+
+    # One cell of bed 250 m higher, then of ice: against the mean of 5 x 5 cells around.
+    for change, field in ((7, topg), (6, thk)):
+        field[0, 3, 3] += 250
+        found, unit = model.relative_channels(tf.constant(thk), topg, before, base, misfit)
+        field[0, 3, 3] -= 250
+        mean_square = 60**2 + (100**2 if change == 6 else (24 * 100**2 + 350**2) / 25) / 25
+        assert float(unit[0, 3, 3]) == pytest.approx(np.sqrt(mean_square + 1), rel=1e-5)
+        assert float(found[0, 3, 3, change]) == pytest.approx(
+            squash(240 / 5 / np.sqrt(mean_square + 1)), rel=1e-4)
+        assert float(found[0, 2, 2, change]) == pytest.approx(
+            squash(-10 / 5 / np.sqrt(mean_square + 1)), rel=1e-3)
+
+
+def test_misfit_is_passed_on_and_is_that_of_the_stage_s_own_level():
+    """1 x 1 convolutions that pass the misfit on: the base is mended by it, stage after stage."""
+    chosen = settings(scale=4, channels="relative", filters=(), kernels=(1,), base="surface",
+                      grid="own", data={"degrade": "area"})
+    layers = model.build_layers(chosen)
+    for convs in layers.values():
+        convs["conv1"].kernel.assign(np.reshape([3.0, *7 * [0]], (1, 1, 8, 1)))
+    thk, topg = own_fields(4, "area", (16, 24))
+    before = thk[0]
+    for stage, prediction in enumerate(model.run_chain(layers, before, topg, chosen), 1):
+        thk_before, topg_before = (
+            model.bring(field, prediction.shape[1:], model.local_weights, "area")
+            for field in (before, topg[stage - 1]))
+        base = model.stage_base(thk_before, topg[stage], topg_before, chosen)
+        misfit = model.stage_misfit(before, base, "area")
+        assert np.abs(misfit).max() > 20
+        unit = model.relative_channels(thk_before, topg[stage], topg_before, base, misfit)[1]
+        np.testing.assert_allclose(
+            prediction, base + misfit / np.sqrt(1 + (misfit / (3 * unit)) ** 2), atol=0.01)
+        before = prediction
+
+
+@pytest.mark.parametrize("consistency", [False, True])
+def test_relative_channels_correct_twice_as_much_where_all_is_twice_as_high(consistency):
+    """Heights of kilometres: there is far more to correct than 1 m."""
+    chosen = settings(scale=4, channels="relative", filters=(8, 8), kernels=(3, 3, 3), grid="own",
+                      base="surface", consistency=consistency, data={"degrade": "area"})
+    layers = model.build_layers(chosen)
+    thk, topg = own_fields(4, "area", (16, 24))
+    base = model.run_chain(layers, thk[0], topg, chosen)  # untrained
+    fill(layers, scale=0.3)
+    one, two = (model.run_chain(layers, size * thk[0], [size * bed for bed in topg], chosen)
+                for size in (1, 2))
+    for single, double, untrained in zip(one, two, base, strict=True):
+        assert np.abs(single - untrained).max() > 30
+        np.testing.assert_allclose(double, 2 * single, rtol=1e-3, atol=1)
+
+
+def test_relative_channels_leave_alone_what_the_formula_has_right():
+    """No misfit, and a bed without detail: even random layers hardly change the ice."""
+    chosen = settings(scale=2, channels="relative", grid="own", base="surface",
+                      data={"degrade": "area"})
+    layers = model.build_layers(chosen)
+    fill(layers, scale=0.01)
+    thk, topg = np.full((1, 6, 6), 900, "f"), [np.full((1, n, n), 100, "f") for n in (6, 12)]
+    alone = np.abs(model.run_chain(layers, thk, topg, chosen)[-1] - 900)
+    assert alone.max() < 1
+    topg[1] += 200 * np.tile([[1, -1], [-1, 1]], (6, 6)).astype("f")  # detail: as much as 40 m
+    usrf = np.abs(model.run_chain(layers, thk, topg, chosen)[-1] + topg[1] - 1000)
+    assert usrf.mean() > 10 * alone.mean()
 
 
 # ---------------------------------------------------------------- the surface base
@@ -241,10 +380,9 @@ def consistent(degrade, scale=4, side=48):
     rng = np.random.default_rng(2)
     coarse = rng.uniform(0, 3000, (3, *2 * (utils.coarse_size(side, scale),)))
     coarse[:, :, 0] = 0  # open ocean
-    thk0 = utils.enlarge_fields(coarse, (side, side), degrade).astype("f")
-    thk = rng.uniform(-300, 3000, thk0.shape).astype("f")
+    thk = rng.uniform(-300, 3000, (3, side, side)).astype("f")
     thk[1] = 0  # a prediction without ice
-    found = model.make_consistent(tf.constant(thk), tf.constant(thk0), scale, degrade)
+    found = model.make_consistent(tf.constant(thk), tf.constant(coarse, tf.float32), degrade)
     return found.numpy(), thk, coarse
 
 
@@ -255,18 +393,44 @@ def test_cell_means_are_kept_and_no_ice_is_negative(scale):
     means = found.reshape(3, 48 // scale, scale, 48 // scale, scale).mean(axis=(2, 4))
     np.testing.assert_allclose(means, coarse, atol=0.01)
     np.testing.assert_array_equal(found[:, :, :scale], 0)  # ocean stays ocean
-    # where nothing was predicted the ice is spread evenly, elsewhere in proportion
-    np.testing.assert_allclose(found[1], np.kron(coarse[1], np.ones((scale, scale))), atol=0.01)
+    # where ice was predicted it stays in proportion
     block = np.s_[0, :scale, scale:2 * scale]
     share = np.maximum(thk[block], 0)
     np.testing.assert_allclose(found[block], share * coarse[0, 0, 1] / share.mean(), rtol=1e-3)
+    # where none was it goes to the side with more ice: linearly between the centres, less 0.9
+    centres = (np.arange(48 // scale) + 0.5) * scale - 0.5
+    along = np.array([np.interp(np.arange(48), centres, row) for row in coarse[1]])
+    linear = np.array([np.interp(np.arange(48), centres, column) for column in along.T]).T
+    own = np.kron(coarse[1], np.ones((scale, scale)))
+    side = np.maximum(linear - 0.9 * own, 0) + 1e-3 * own + 1e-9
+    mean = side.reshape(48 // scale, scale, 48 // scale, scale).mean(axis=(1, 3))
+    np.testing.assert_allclose(
+        found[1], own * side / np.kron(mean, np.ones((scale, scale))), rtol=1e-3, atol=0.01)
 
 
 def test_little_predicted_ice_is_scaled_tenfold_and_the_rest_spread():
     thk = np.zeros((1, 2, 2), "f")
     thk[0, 0, 0] = 4  # mean 1 where 100 is wanted: 10 x 4, and 90 everywhere
-    found = model.make_consistent(tf.constant(thk), tf.fill((1, 2, 2), 100.0), 2, "area")
+    found = model.make_consistent(tf.constant(thk), tf.fill((1, 1, 1), 100.0), "area")
     np.testing.assert_allclose(found, [[[130, 90], [90, 90]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("coarse, sides", [
+    # Between the centres of 0, 100 and 300: 25, 75, 150, 250, and 300 at the end. Above 0.9 of
+    # their own cell are 150 by 60 and 300 by 30; a thousandth of the cell is for all.
+    ([0, 100, 300], [(0, 0), (0.1, 60.1), (0.3, 30.3)]),
+    ([300, 100, 0], [(30.3, 0.3), (60.1, 0.1), (0, 0)]),
+    ([0, 100, 0], [(0, 0), (0.1, 0.1), (0, 0)]),          # no such side: evenly
+    ([100, 100, 100], [(1, 1), (1, 1), (1, 1)])])
+def test_missing_ice_goes_to_the_side_with_more_ice(coarse, sides):
+    expected = [mean * 2 * each / max(sum(pair), 1e-9)
+                for mean, pair in zip(coarse, sides, strict=True) for each in pair]
+    nothing = np.zeros((1, 2, 6), "f")
+    found = model.make_consistent(tf.constant(nothing), np.float32([[coarse]]), "area").numpy()
+    np.testing.assert_allclose(found, [[expected] * 2], rtol=1e-3, atol=1e-4)
+    found = model.make_consistent(  # and so across
+        tf.constant(nothing.swapaxes(1, 2)), np.float32([[[mean] for mean in coarse]]), "area")
+    np.testing.assert_allclose(found, [np.transpose([expected] * 2)], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8, 16])
@@ -278,9 +442,8 @@ def test_samples_are_kept(scale):
         np.testing.assert_allclose(samples, coarse, atol=0.02)
     else:  # between cells, so what was below 0 moves them: look where nothing was
         high = np.random.default_rng(0).uniform(5000, 6000, (1, 41, 41))
-        given = utils.make_levels(high, scale, "bicubic")[:, 0]
-        again = model.make_consistent(tf.constant(high[:, ::-1], tf.float32), given, scale,
-                                      "bicubic")
+        given = utils.make_levels(high, scale, "bicubic", "own")[0]
+        again = model.make_consistent(tf.constant(high[:, ::-1], tf.float32), given, "bicubic")
         np.testing.assert_allclose(utils.reduce_fields(again, scale, "bicubic"),
                                    utils.reduce_fields(high, scale, "bicubic"), atol=0.05)
 
@@ -289,11 +452,11 @@ def test_samples_are_kept(scale):
 def test_a_consistent_map_is_left_as_it_is_and_gradients_are_finite(degrade, side):
     label = np.random.default_rng(0).uniform(100, 3000, (2, side, side)).astype("f")
     label[1] = 0
-    level0 = tf.constant(utils.make_levels(label, 8, degrade)[:, 0])
+    level0 = tf.constant(utils.make_levels(label, 8, degrade, "own")[0])
     thk = tf.constant(label)
     with tf.GradientTape() as tape:
         tape.watch(thk)
-        found = model.make_consistent(thk, level0, 8, degrade)
+        found = model.make_consistent(thk, level0, degrade)
         total = tf.reduce_sum(found)
     np.testing.assert_allclose(found, label, atol=0.02)
     assert np.isfinite(tape.gradient(total, thk)).all()
@@ -307,38 +470,98 @@ def test_linear_weights_by_hand():
         np.testing.assert_array_equal(model.linear_weights(1, 3, degrade), np.ones((3, 1)))
 
 
+def test_local_weights_keep_ramps_and_reach_two_coarse_cells():
+    weights = model.local_weights(10, 20, "area")
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights @ np.arange(10), (np.arange(20) + 0.5) / 2 - 0.5, atol=1e-9)
+    for fine, row in enumerate(weights):
+        assert np.abs(np.flatnonzero(np.abs(row) > 1e-12) - fine // 2).max() <= 2
+    # Catmull-Rom a quarter of the way from one centre to the next
+    np.testing.assert_allclose(weights[9], np.array([*3 * [0], -9, 111, 29, -3, *3 * [0]]) / 128,
+                               atol=1e-12)
+    np.testing.assert_allclose(weights[10], weights[9][::-1], atol=1e-12)
+    for size, coarse, degrade in ((12, 6, "bicubic"), (3, 1, "area")):
+        np.testing.assert_array_equal(model.local_weights(coarse, size, degrade),
+                                      utils.enlargement_weights(coarse, size, degrade))
+
+
+@pytest.mark.parametrize("degrade, size, coarse", [("area", 12, 3), ("bicubic", 41, 5)])
+def test_spread_weights_give_the_coarse_values_back(degrade, size, coarse):
+    spread = model.spread_weights(coarse, size, degrade)
+    np.testing.assert_allclose(utils.reduction_weights(size, coarse, degrade) @ spread,
+                               np.eye(coarse), atol=1e-9)
+    if degrade == "area":
+        np.testing.assert_array_equal(spread, np.kron(np.eye(coarse), np.ones((4, 1))))
+
+
+def test_fields_are_brought_along_both_axes_and_left_alone_on_the_same_cells():
+    field = tf.constant(np.random.default_rng(0).standard_normal((2, 4, 6)), tf.float32)
+    found = model.bring(field, (8, 3), utils.reduction_weights, "area")
+    expected = np.repeat(field.numpy().reshape(2, 4, 3, 2).mean(axis=3), 2, axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    again = model.bring(field, (4, 6), lambda *args: pytest.fail("the same cells"), "area")
+    np.testing.assert_array_equal(again, field)
+
+
 def test_coarse_cells_have_to_be_whole_cells():
-    with pytest.raises(utils.InputError, match="41 cells do not divide by 8"):
-        model.consistency_weights(41, 8, "area")
+    with pytest.raises(utils.InputError, match="41 cells do not divide into 5"):
+        model.spread_weights(5, 41, "area")
 
 
-def test_chain_is_consistent_at_its_end_when_asked():
-    thk0 = np.abs(fields(n=1, shape=(48, 48))[0])
-    topg = fields(n=1, shape=(48, 48))[1]
-    found = {}
-    for consistency in (False, True):
-        chosen = settings(base="surface", consistency=consistency, data={"degrade": "area"})
-        layers = model.build_layers(chosen)
-        fill(layers, scale=0.02)
-        found[consistency] = model.run_chain(layers, thk0, topg, chosen)
-    for stage in (0, 1):  # the stages before are left alone
-        np.testing.assert_array_equal(found[True][stage], found[False][stage])
-    expected = model.make_consistent(found[False][2], thk0, 8, "area")
-    np.testing.assert_allclose(found[True][2], expected, atol=0.01)
+@pytest.mark.parametrize("scale", [2, 4, 8, 16])
+def test_every_stage_gives_the_means_of_the_level_before_back(scale):
+    chosen = settings(scale=scale, base="surface", consistency=True, grid="own",
+                      correction_m=300.0, data={"degrade": "area"})
+    layers = model.build_layers(chosen)
+    fill(layers, scale=0.1)
+    thk, topg = own_fields(scale, "area", (48, 64), n=2)
+    thk[0][:, :2] = 0  # open ocean
+    before = thk[0]
+    for prediction, label in zip(model.run_chain(layers, thk[0], topg, chosen), thk[1:],
+                                 strict=True):
+        assert prediction.shape == label.shape
+        assert np.min(prediction) >= 0
+        for coarser in (before, thk[0]):
+            times = prediction.shape[1] // coarser.shape[1]
+            np.testing.assert_allclose(
+                utils.reduce_fields(prediction, times, "area"), coarser, atol=0.01)
+        np.testing.assert_array_equal(prediction[:, :2 * times], 0)
+        before = prediction.numpy()
+    assert np.abs(before - model.bring(thk[0], (48, 64), model.spread_weights, "area")).max() > 100
+
+
+def test_every_stage_gives_the_samples_of_level_0_back():
+    """High enough that nothing falls below 0, where samples would not be kept quite."""
+    chosen = settings(scale=8, consistency=True, grid="own", correction_m=300.0)
+    layers = model.build_layers(chosen)
+    fill(layers)
+    high = np.random.default_rng(0).uniform(5000, 6000, (2, 41, 41))
+    thk, topg = utils.make_levels(high, 8, "bicubic", "own"), fields_of("own", 8, "bicubic",
+                                                                        (41, 41))[1]
+    free = model.run_chain(layers, thk[0], topg, chosen | {"consistency": False})
+    for stage, prediction in enumerate(model.run_chain(layers, thk[0], topg, chosen)):
+        assert np.min(prediction) > 0
+        reduce = utils.reduction_weights(prediction.shape[1], 5, "bicubic")
+        np.testing.assert_allclose(reduce @ prediction.numpy() @ reduce.T, thk[0], atol=0.05)
+        assert np.abs(reduce @ free[stage].numpy() @ reduce.T - thk[0]).max() > 10
 
 
 def test_a_whole_map_keeps_its_cell_means_whatever_the_run_was_trained_on():
-    chosen = settings(scale=4, consistency=False, data={"degrade": "bicubic"})
+    chosen = settings(scale=4, grid="own", consistency=False, data={"degrade": "bicubic"})
     layers = model.build_layers(chosen)
     fill(layers, scale=0.02)
-    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6))
-    thk0 = utils.enlarge_fields(coarse, (16, 24), "area").astype("f")
-    topg = fields(levels=3, shape=(16, 24))[1]
-    *_, last = model.compile_chain(layers, chosen, whole_map=True)(thk0, topg)
+    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6)).astype("f")
+    topg = own_fields(4, "area", (16, 24), n=2)[1]
+    *_, last = model.compile_chain(layers, chosen, whole_map=True)(coarse, topg)
     np.testing.assert_allclose(utils.reduce_fields(last, 4, "area"), coarse, atol=0.01)
-    *_, free = model.compile_chain(layers, chosen)(thk0, topg)
-    np.testing.assert_allclose(last, model.make_consistent(free, thk0, 4, "area"), atol=0.01)
-    assert np.abs(utils.reduce_fields(free, 4, "area") - coarse).max() > 10
+    thk = coarse
+    for convs, before, here in zip(layers.values(), topg[:-1], topg[1:], strict=True):
+        free = model.run_stage(convs, thk, before, here, "area", chosen)
+        assert np.abs(utils.reduce_fields(free, 2, "area") - thk).max() > 10
+        thk = model.make_consistent(free, thk, "area").numpy()
+    np.testing.assert_allclose(last, thk, atol=0.02)
+    *_, patch = model.compile_chain(layers, chosen)(coarse, topg)
+    assert np.abs(utils.reduce_fields(patch, 4, "area") - coarse).max() > 10
     assert chosen["data"]["degrade"] == "bicubic"  # nothing is rewritten
 
 
@@ -347,36 +570,110 @@ def test_baselines_by_hand():
     thk0 = np.array([[[400.0, 400, -20, 0], [400, 400, -20, 0]]], "f")
     before = np.full((1, 2, 4), -100.0, "f")
     topg = before + np.array([100, 0, 0, 0], "f")
-    found = model.baselines(thk0, before, topg, 2, "area")
+    found = model.baselines(thk0, np.array([[[400.0, 0]]]), before, topg, "area")
     assert list(found) == ["bicubic", "surface_base", "surface_base_consistent"]
     np.testing.assert_array_equal(found["bicubic"], thk0)
     np.testing.assert_allclose(found["surface_base"], [[[300, 400, 0, 0]] * 2])
-    np.testing.assert_allclose(found["surface_base_consistent"], model.make_consistent(
-        found["surface_base"], thk0, 2, "area"))
-    assert found["surface_base_consistent"].mean() == pytest.approx(
-        model.make_consistent(thk0, thk0, 2, "area").numpy().mean(), rel=1e-5)
-    assert list(model.baselines(thk0, None, None, 2, "area")) == ["bicubic"]
+    np.testing.assert_allclose(found["surface_base_consistent"],  # 350 m on the average
+                               [[[300 * 400 / 350, 400 * 400 / 350, 0, 0]] * 2], rtol=1e-5)
+    assert list(model.baselines(thk0, np.array([[[400.0, 0]]]), None, None, "area")) == ["bicubic"]
+
+
+@pytest.mark.parametrize("chosen, expected", [(None, "1"), ("0", "0")])
+def test_fast_kernels_are_on_unless_the_user_says_otherwise(chosen, expected, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if chosen is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", chosen)
+    with model.hold_messages():
+        pass
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
+
+
+# ---------------------------------------------------------------- the film
+
+
+@pytest.fixture
+def film_of_20_m(monkeypatch):
+    """Limits for hand values: 20 m where a coarse cell is two wide, a tenth of the thickest."""
+    monkeypatch.setattr(model, "FILM_M", {"area": 10.0, "bicubic": 10.0})
+    monkeypatch.setattr(model, "FILM_PART", 0.1)
+
+
+def test_a_film_gives_way_to_the_ice_beside_it_and_all_thin_ice_stays(film_of_20_m):
+    thk = np.array([[3, 2, 300, 500], [1, 400, 30, 5], [2, 2, 0, 0], [2, 2, 0, 0]], "f")[None]
+    coarse = thk.reshape(1, 2, 2, 2, 2).mean(axis=(2, 4))
+    found = model.remove_film(tf.constant(thk), tf.constant(coarse), "area")
+    np.testing.assert_allclose(found[0, :2, :2], [[0, 0], [0, 406]], rtol=1e-5)
+    np.testing.assert_allclose(found[0, :2, 2:], np.array([[300, 500], [30, 0]]) * 835 / 830,
+                               rtol=1e-5)
+    np.testing.assert_array_equal(found[0, 2:], thk[0, 2:])
+
+
+def test_a_film_ends_on_a_ramp(film_of_20_m):
+    """Of a limit of 20 m: nothing left of 16 m, half of 17.78 m, all of 20 m; then 1.05 times."""
+    thk = np.array([[16, 160 / 9, 20, 0], [1000, 1000, 1000, 1000]], "f")[None]
+    coarse = np.full((1, 1, 1), thk.mean(), "f")
+    found = model.remove_film(tf.constant(thk), tf.constant(coarse), "area")
+    kept = np.array([[0, 80 / 9, 20, 0], [1000, 1000, 1000, 1000]])
+    np.testing.assert_allclose(found[0], kept * thk.mean() / kept.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("degrade, side", [("area", 48), ("bicubic", 41)])
+def test_the_film_is_gone_and_the_map_stays_consistent(degrade, side):
+    """Ice of a kilometre, and around it an ice-free land with a film; then open ocean."""
+    rng = np.random.default_rng(0)
+    thk = rng.uniform(1000, 1200, (2, side, side)).astype("f")
+    thk[:, :, :20] = rng.uniform(0.5, 3, (2, side, 20))  # ends within a coarse cell of 8
+    thk[:, :, :16] = 0
+    coarse = utils.make_levels(thk, 8, degrade, "own")[0]
+    found = model.remove_film(tf.constant(thk), tf.constant(coarse), degrade).numpy()
+    assert found.min() >= 0
+    assert (found[:, :, :15] <= 0.01).all()  # ocean
+    if degrade == "area":
+        np.testing.assert_array_equal(found[:, :, :20], 0)
+        np.testing.assert_allclose(utils.reduce_fields(found, 8, "area"), coarse, atol=0.01)
+        expected = thk[:, :8, 20:24] * coarse[:, :1, 2:3] * 64 / thk[:, :8, 20:24].sum(
+            axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(found[:, :8, 20:24], expected, rtol=1e-4)
+    else:  # samples fall on cells
+        np.testing.assert_allclose(utils.reduce_fields(found, 8, degrade), coarse, atol=0.01)
+        assert (found[:, :, 16:20] < 5).mean() > 0.8
+
+
+@pytest.mark.parametrize("degrade", ["area", "bicubic"])
+def test_a_small_glacier_keeps_its_ice(degrade):
+    """30 m at its thickest: what is thicker than FILM_PART of that is no film."""
+    across = 30 * np.maximum(1 - (np.arange(16) - 7.5) ** 2 / 50, 0)
+    thk = np.float32(np.ones((1, 16, 1)) * np.where(across > 30.5 * model.FILM_PART, across, 0))
+    coarse = utils.make_levels(thk, 4, degrade, "own")[0]
+    found = model.remove_film(tf.constant(thk), tf.constant(coarse), degrade)
+    assert 25 < thk.max() <= 30
+    np.testing.assert_allclose(found, thk, atol=0.01)
 
 
 # ---------------------------------------------------------------- the chain
 
 
-def test_error_of_the_last_stage_trains_all_of_the_chain_when_asked():
-    chosen = settings(scale=4, filters=(4,), kernels=(3, 3), gradients="chain", base="surface")
+@pytest.mark.parametrize("grid", ["fine", "own"])
+def test_error_of_the_last_stage_trains_all_of_the_chain_when_asked(grid):
+    chosen = settings(scale=4, filters=(4,), kernels=(3, 3), gradients="chain", base="surface",
+                      grid=grid, data={"degrade": "area"})
     layers = model.build_layers(chosen)
     fill(layers)
-    thk, topg = fields(levels=3)
+    thk, topg = fields_of(grid)
     with tf.GradientTape() as tape:
         last = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1]))
     for gradient in tape.gradient(last, model.list_weights(layers)):
         assert np.any(gradient)
 
 
-def test_gradients_stay_within_a_stage():
-    chosen = settings(scale=4, filters=(4,), kernels=(3, 3))
+@pytest.mark.parametrize("grid", ["fine", "own"])
+def test_gradients_stay_within_a_stage(grid):
+    chosen = settings(scale=4, filters=(4,), kernels=(3, 3), grid=grid, consistency=grid == "own",
+                      data={"degrade": "area"})
     layers = model.build_layers(chosen)
     fill(layers)
-    thk, topg = fields(levels=3)
+    thk, topg = fields_of(grid)
     with tf.GradientTape() as tape:
         last = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1]))
     gradients = tape.gradient(last, model.list_weights(layers))
@@ -385,10 +682,9 @@ def test_gradients_stay_within_a_stage():
 
 def test_chain_without_a_base_learns_from_the_first_step_on():
     """A last convolution at 0 would make no ice at all, and consistency would cut its gradient."""
-    chosen = settings(base="none", consistency=True, gradients="chain",
-                      data={"degrade": "bicubic"})
+    chosen = settings(base="none", consistency=True, gradients="chain", grid="own")
     layers = model.build_layers(chosen)
-    thk, topg = fields()
+    thk, topg = fields_of("own", 8, "bicubic", (41, 41))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model.run_chain(layers, thk, topg, chosen)[-1] - 1000))
     weights = [conv.kernel for convs in layers.values() for conv in convs.values()]
@@ -399,9 +695,12 @@ def test_thickness_alone_needs_no_bed():
     chosen = settings(channels="thk")
     layers = model.build_layers(chosen)
     fill(layers)
-    predictions = model.run_chain(layers, fields()[0], None, chosen)
+    thk, topg = fields()
+    predictions = model.run_chain(layers, thk, [np.zeros_like(bed) for bed in topg], chosen)
     assert len(predictions) == 3
     assert np.isfinite(predictions[-1]).all()
+    for one, other in zip(model.run_chain(layers, thk, topg, chosen), predictions, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 90), (64, 33)])
@@ -410,6 +709,46 @@ def test_any_height_and_width(shape):
     fill(layers)
     last = model.run_chain(layers, *fields(levels=2, shape=shape), settings(scale=2))[-1]
     assert last.shape == (2, *shape)
+    own = settings(scale=2, grid="own", base="surface", data={"degrade": "area"})
+    coarse, topg = fields(levels=1, shape=shape)
+    fine = np.repeat(np.repeat(topg[0], 2, axis=1), 2, axis=2)
+    last = model.run_chain(layers, coarse, [topg[0], fine], own, whole_map=True)[-1]
+    np.testing.assert_allclose(last.numpy().reshape(2, shape[0], 2, shape[1], 2).mean(axis=(2, 4)),
+                               coarse, atol=0.01)
+
+
+@pytest.mark.parametrize("changes", [
+    {"kernels": [3, 3]}, {"kernels": [5, 3]}, {"kernels": [3, 3], "channels": "relative"}])
+@pytest.mark.parametrize("grid", ["own", "fine"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_reach_of_the_chain_holds_what_a_coarse_cell_can_change(changes, grid, scale):
+    """And it is not twice as much as that."""
+    chosen = settings(**{"scale": scale, "grid": grid, "filters": [4], "base": "surface",
+                         "data": {"degrade": "area"}} | changes)
+    layers = model.build_layers(chosen)
+    fill(layers, scale=0.2)
+    reach = model.chain_reach(chosen, scale)
+    side, middle = 2 * reach + 9, reach + 4
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(200, 3000, (1, side, 5)).astype("f")
+    topg = rng.uniform(-800, 800, (1, scale * side, 5 * scale)).astype("f")
+    found = []
+    for change in (0, 500):
+        coarse[0, middle] += change
+        topg[0, scale * middle:scale * middle + scale] += change
+        beds = utils.make_levels(topg, scale, "area", "own")
+        level0 = coarse
+        if grid == "fine":  # only what the layers see: the spline has no end
+            beds = [np.repeat(np.repeat(bed, n := topg.shape[1] // bed.shape[1], 1), n, 2)
+                    for bed in beds]
+            level0 = np.repeat(np.repeat(coarse, scale, 1), scale, 2)
+        thk = model.run_chain(layers, level0, beds, chosen, whole_map=True)[-1]
+        if grid == "fine":
+            thk = model.make_consistent(thk, coarse, "area")
+        found.append(model.remove_film(thk, coarse, "area").numpy())
+    changed = np.flatnonzero((np.abs(found[1] - found[0]) > 1e-2).any(axis=(0, 2))) // scale
+    assert np.abs(changed - middle).max() <= reach
+    assert np.abs(changed - middle).max() >= reach / 2 - 2
 
 
 # ---------------------------------------------------------------- turns
@@ -421,7 +760,7 @@ def test_turns_are_the_eight_symmetries_of_the_square_and_go_back():
                 for each in (np.rot90(square, quarter), np.rot90(square.T, quarter))}
     assert {np.array(model.turn(square, number)).tobytes() for number in range(8)} == expected
     np.testing.assert_array_equal(model.turn(square, 0), square)
-    rectangles = tf.random.normal((2, 4, 5, 7))
+    rectangles = tf.constant(np.random.default_rng(0).standard_normal((2, 4, 5, 7)))
     for number in range(8):
         there = model.turn(rectangles, number)
         assert there.shape[2:] == ((7, 5) if number >= 4 else (5, 7))
@@ -431,29 +770,83 @@ def test_turns_are_the_eight_symmetries_of_the_square_and_go_back():
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
     """Single predictions of random layers change with the map's turn, their average does not."""
-    chosen = settings(scale=4, base="surface", consistency=True, data={"degrade": degrade})
+    chosen = settings(scale=4, base="surface", consistency=True, grid="own",
+                      data={"degrade": degrade})
     layers = model.build_layers(chosen)
     fill(layers)
-    _, topg = fields(levels=3, shape=(16, 24))
-    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6))
-    thk0 = utils.enlarge_fields(coarse, (16, 24), degrade).astype("f")
+    _, topg = own_fields(4, degrade, (16, 24), n=2)
+    coarse = np.random.default_rng(2).uniform(500, 3000, (2, 4, 6)).astype("f")
 
     def chain(thk, topg):
         return model.run_chain(layers, thk, topg, chosen)
 
-    found = model.predict(chain, thk0, topg, True)
+    found = model.predict(chain, coarse, topg, True)
     assert len(found) == 2
     for number in range(8):
-        turned = model.predict(chain, model.turn(thk0, number), model.turn(topg, number), True)
+        turned = model.predict(chain, model.turn(coarse, number),
+                               [model.turn(level, number) for level in topg], True)
         for there, here in zip(turned, found, strict=True):
             np.testing.assert_allclose(model.turn(there, number, back=True), here, atol=0.01)
     if degrade == "area":
         np.testing.assert_allclose(utils.reduce_fields(found[-1], 4, degrade), coarse, atol=0.01)
 
-    single = chain(thk0, topg)[-1]
+    single = chain(coarse, topg)[-1]
     assert np.abs(single - found[-1]).max() > 10
-    alone = model.predict(chain, thk0, topg, False)[-1]
+    alone = model.predict(chain, coarse, topg, False)[-1]
     np.testing.assert_array_equal(alone, single)
+
+
+# ---------------------------------------------------------------- patches
+
+
+def some_patches(scale, degrade, side, n=7):
+    """Patches as prepare_data.py stacks them: all levels on the fine cells."""
+    rng = np.random.default_rng(3)
+    thk, topg = rng.uniform(5, 3000, (n, side, side)), rng.uniform(-1000, 1000, (n, side, side))
+    return {name: np.stack(utils.make_levels(field, scale, degrade, "fine"), axis=1)
+            for name, field in (("thk", thk), ("topg", topg))}
+
+
+@pytest.mark.parametrize("degrade, side, sizes", [
+    ("bicubic", 41, [5, 10, 20, 41]), ("area", 48, [6, 12, 24, 48])])
+def test_levels_of_patches_as_the_chain_takes_them(degrade, side, sizes):
+    patches, numbers = some_patches(8, degrade, side), np.array([4, 1])
+    for grid in ("own", "fine"):
+        chosen = settings(grid=grid, data={"degrade": degrade})
+        for levels, name in zip(model.chain_levels(patches, numbers, chosen), ("thk", "topg"),
+                                strict=True):
+            if grid == "own":
+                assert [level.shape[1:] for level in levels] == [(n, n) for n in sizes]
+            for level, fine in zip(levels, np.moveaxis(patches[name][numbers], 1, 0), strict=True):
+                assert level.dtype == np.float32
+                if grid == "own":
+                    level = utils.enlarge_fields(level, (side, side), degrade)
+                np.testing.assert_allclose(level, fine, atol=0.01)
+        bare = model.chain_levels({"thk": patches["thk"], "topg": None}, numbers,
+                                  chosen | {"channels": "thk"})
+        assert [bed.shape for bed in bare[1]] == [level.shape for level in levels]
+        assert not any(np.any(bed) for bed in bare[1])
+
+
+@pytest.mark.parametrize("consistency", [False, True])
+@pytest.mark.parametrize("degrade, side", [("bicubic", 41), ("area", 48)])
+def test_predicted_patches_are_on_the_fine_cells_and_the_last_without_a_film(
+        monkeypatch, consistency, degrade, side):
+    monkeypatch.setattr(model, "PREDICT_BATCH", 3)
+    chosen = settings(scale=4, grid="own", filters=(4,), kernels=(3, 3), base="surface",
+                      average_turns=False, consistency=consistency, data={"degrade": degrade})
+    layers = model.build_layers(chosen)
+    fill(layers)
+    patches, numbers = some_patches(4, degrade, side), np.array([6, 0, 3, 4, 1])
+    found = model.predict_patches(layers, patches, chosen, numbers)
+    thk, topg = (utils.make_levels(patches[name][numbers, -1], 4, degrade, "own")
+                 for name in ("thk", "topg"))
+    first, last = model.run_chain(layers, thk[0], topg, chosen)
+    np.testing.assert_allclose(found[0], utils.enlarge_fields(first, (side, side), degrade),
+                               rtol=1e-4, atol=0.05)
+    if consistency:
+        last = model.remove_film(last, thk[0], degrade)
+    np.testing.assert_allclose(found[1], last, rtol=1e-4, atol=0.05)
 
 
 # ---------------------------------------------------------------- a trained run, the device
@@ -462,7 +855,7 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
 @pytest.fixture
 def run_x4(folder):
     """The run `tiny` at 4x as train.py leaves it, random layers of epoch 7; settings and layers."""
-    chosen = settings(scale=4, filters=[4], kernels=[3, 3])
+    chosen = settings(scale=4, filters=[4], kernels=[3, 3], grid="own")
     layers = model.build_layers(chosen)
     fill(layers)
     utils.write_json("checkpoints/tiny/settings.json", chosen)
@@ -486,7 +879,7 @@ def test_a_run_is_read_as_it_was_written(run_x4):
 
 def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
     chosen, layers = run_x4
-    thk, topg = fields(levels=2, shape=(16, 24))
+    thk, topg = fields_of("own", 2)
     for scale in (None, 4, 2):
         opened, found, chain = model.open_run("tiny", scale)
         assert opened == chosen  # of the run, whatever it is used for

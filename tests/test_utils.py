@@ -283,20 +283,23 @@ def test_reduction_sizes_and_what_each_keeps(factor, size):
 
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_constant_field_survives_at_every_level(degrade):
-    levels = utils.make_levels(np.full((1, 41, 41), 1234.0), 16, degrade)
-    np.testing.assert_allclose(levels, 1234, rtol=1e-6)
-    assert levels.shape == (1, 5, 41, 41)
+    sizes = {"fine": 5 * [41], "own": [3, 5, 10, 20, 41]}
+    for grid in ("fine", "own"):
+        levels = utils.make_levels(np.full((1, 41, 41), 1234.0), 16, degrade, grid)
+        assert [level.shape for level in levels] == [(1, n, n) for n in sizes[grid]]
+        for level in levels:
+            np.testing.assert_allclose(level, 1234, rtol=1e-6)
 
 
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_no_half_cell_shift(degrade):
     """A ramp comes back as itself (zoom mirrors at the edges: inside), a bump stays centred."""
     ramp = np.broadcast_to(np.arange(41.0), (1, 41, 41))
-    level0 = utils.make_levels(ramp, 4, degrade)[:, 0]
+    level0 = utils.make_levels(ramp, 4, degrade, "fine")[0]
     inner = slice(12, 29) if degrade == "bicubic" else slice(2, 39)
     np.testing.assert_allclose(level0[..., inner], ramp[..., inner], atol=0.05)
     bump = np.exp(-(((np.arange(41) - 20.0) / 6) ** 2)) * np.ones((1, 41, 1))
-    level0 = utils.make_levels(bump, 4, degrade)[:, 0]
+    level0 = utils.make_levels(bump, 4, degrade, "fine")[0]
     np.testing.assert_allclose(level0, level0[..., ::-1], atol=1e-6)
 
 
@@ -315,7 +318,33 @@ def test_spline_keeps_ramps_and_passes_through_the_centres():
 def test_last_level_is_the_field_itself():
     field = np.random.default_rng(0).random((3, 41, 41)).astype(np.float32)
     for degrade in ("bicubic", "area"):
-        np.testing.assert_array_equal(utils.make_levels(field, 8, degrade)[:, -1], field)
+        for grid in ("fine", "own"):
+            np.testing.assert_array_equal(utils.make_levels(field, 8, degrade, grid)[-1], field)
+
+
+def test_levels_on_their_own_cells_by_hand():
+    """Means of 4 x 4 and of 2 x 2 cells of a product of two rows."""
+    along_x, along_y = np.array([1.0, 3, 2, 6, 0, 4, 5, 11]), np.array([1.0, 2, 5, 0])
+    first, second, last = utils.make_levels((along_y[:, None] * along_x)[None], 4, "area", "own")
+    np.testing.assert_allclose(first, [[[6, 10]]])  # 2 times 3 and 5
+    np.testing.assert_allclose(second[0], np.outer([1.5, 2.5], [2, 4, 2, 8]))
+    np.testing.assert_allclose(last[0], np.outer(along_y, along_x))
+    # Point samples: a plane's, from corner to corner.
+    plane = np.arange(41.0) + 100 * np.arange(41)[:, None]
+    for level, n in zip(utils.make_levels(plane[None], 8, "bicubic", "own"), (5, 10, 20, 41),
+                        strict=True):
+        inside = slice(1, -1)  # zoom mirrors at the edges
+        places = np.linspace(0, 40, n)
+        np.testing.assert_allclose(level[0, inside, inside],
+                                   (places + 100 * places[:, None])[inside, inside], atol=1.5)
+
+
+@pytest.mark.parametrize("degrade", ["bicubic", "area"])
+def test_levels_on_the_fine_cells_are_the_own_ones_enlarged(degrade):
+    field = np.random.default_rng(0).random((2, 41, 48))
+    for own, fine in zip(utils.make_levels(field, 8, degrade, "own"),
+                         utils.make_levels(field, 8, degrade, "fine"), strict=True):
+        np.testing.assert_allclose(utils.enlarge_fields(own, (41, 48), degrade), fine, atol=1e-5)
 
 
 # ---------------------------------------------------------------- geometry of ice
@@ -396,11 +425,25 @@ def test_errors_by_hand():
     found = utils.errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
     assert found == pytest.approx({
         "mse": 250e-6, "rmse_m": np.sqrt(250), "mae_m": 15, "bias_m": -5,
-        "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120})
+        "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120,
+        "false_ice_km2": 0, "lost_ice_km2": 25, "ice_area_error_percent": -50})
     ocean = utils.errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
     assert ocean["volume_error_km3"] == pytest.approx(4e-3)
     assert "volume_error_percent" not in ocean
+    assert "ice_area_error_percent" not in ocean
     assert utils.rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
+
+
+def test_false_and_lost_ice_by_hand():
+    """Of 8 cells of 2 km 4 are ice; the result has 2 of them, and 3 beside. 1 m is no ice."""
+    label = np.array([[500.0, 2, 30, 900], [0, 0, 1, 0.5]])
+    thk = np.array([[400.0, 9, 1, 0.0], [3, 2, 1.5, 1]])
+    found = utils.errors(thk, label, 1000.0, 2000.0)
+    assert (found["false_ice_km2"], found["lost_ice_km2"]) == (12, 8)
+    assert found["ice_area_error_percent"] == pytest.approx(25)
+    other = utils.errors(label, thk, 1000.0, 2000.0)
+    assert (other["false_ice_km2"], other["lost_ice_km2"]) == (8, 12)
+    assert other["ice_area_error_percent"] == pytest.approx(-20)
 
 
 def test_score_by_hand():
@@ -414,7 +457,8 @@ def test_score_by_hand():
     assert list(found["errors"]) == ["bicubic", "perfect", "model"]
     assert found["errors"]["bicubic"] == pytest.approx({
         "mse": 16e-6, "rmse_m": 4, "mae_m": 4, "bias_m": 0, "volume_error_km3": 0,
-        "volume_error_percent": 0})
+        "volume_error_percent": 0, "false_ice_km2": 0, "lost_ice_km2": 0,
+        "ice_area_error_percent": 0})
     nowhere = utils.score(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
     assert nowhere == {"n_cells": 0, "errors": {}, "ratio": {}}
 

@@ -5,7 +5,8 @@
     python tests/benchmarks/benchmark_training.py --torch-python OTHER_VENV/bin/python
 
 On random fields of the shape of the 140 training patches, with two networks: that of the recipe
-`default`, and SRCNN's 9-1-5 on the bicubic base, each stage by itself. On two threads:
+`default`, and SRCNN's 9-1-5 on the fine cells and the bicubic base, each stage by itself. On two
+threads:
 - a float32 matrix product of 4096 x 4096, just before: what this machine reaches
 - patches x stages per second, and the arithmetic of the epoch's convolutions over its time as a
   share of that product
@@ -37,6 +38,7 @@ import utils
 from model import tf
 
 N_PATCHES, SCALE, SIZE, THREADS, TURNS = 140, 8, 41, 2, 3
+WEIGHT = 0.005  # of all kernels where our chain and PyTorch's are compared
 
 
 def seconds(job, runs):
@@ -64,10 +66,11 @@ def epoch_flops(settings):
     gradients stay within a stage; of the first stage never.
     """
     layers = model.build_layers(settings)
-    cells = N_PATCHES * SIZE**2
-    return sum(2 * cells * int(np.prod(conv.kernel.shape)) * (
-        2 if name == "conv1" and (settings["gradients"] == "stage" or stage == "stage1") else 3)
-        for stage, convs in layers.items() for name, conv in convs.items())
+    cells = [level[0].size for level in utils.make_levels(
+        np.zeros((1, SIZE, SIZE)), SCALE, "bicubic", settings["grid"])]
+    return sum(2 * N_PATCHES * cells[k] * int(np.prod(conv.kernel.shape)) * (
+        2 if name == "conv1" and (settings["gradients"] == "stage" or k == 1) else 3)
+        for k, convs in enumerate(layers.values(), 1) for name, conv in convs.items())
 
 
 def make_networks():
@@ -77,38 +80,66 @@ def make_networks():
     return {
         "default": example_settings(scale=SCALE, data=data, **recipe),
         "9-1-5": example_settings(
-            scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], base="bicubic", consistency=False,
-            gradients="stage", correction_m=None, batch_size=5, data=data)}
+            scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], grid="fine", padding="CONSTANT",
+            base="bicubic", consistency=False, gradients="stage", correction_m=None, batch_size=5,
+            data=data)}
+
+
+def make_fields(networks):
+    """Random thickness and bed [m] at every level, as each network takes them: {name: two lists}.
+
+    Levels of one map, so that what is brought from one to the next fits.
+    """
+    rng, shape = np.random.default_rng(0), (N_PATCHES, SIZE, SIZE)
+    thk, topg = rng.uniform(0, 4000, shape), rng.uniform(-1000, 1000, shape)
+    return {name: [utils.make_levels(field, SCALE, "bicubic", settings["grid"])
+                   for field in (thk, topg)] for name, settings in networks.items()}
 
 
 def make_epoch(settings, thk, topg):
     """Functions of no argument that run an epoch and a bare compiled step, until it is done.
 
-    And the RMSE [m] of the untrained chain: PyTorch's has to be the same.
+    thk, topg: of make_fields. And each stage's RMSE [m] of a chain with all kernels at WEIGHT:
+    PyTorch's have to be the same.
     """
     layers = model.build_layers(settings)
     optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
     optimizer.build(model.list_weights(layers))
     step = train.make_step(layers, optimizer, settings)
     train_epoch, bare = train.make_epoch(step, layers, settings), tf.function(step)
-    untrained = model.run_chain(layers, tf.constant(thk[:, 0]), tf.constant(topg), settings)[-1]
-    batch = [tf.constant(field[:settings["batch_size"]]) for field in (thk, topg)]
-    return (lambda: train_epoch(tf.constant(thk), tf.constant(topg))[0].numpy(),
-            lambda: bare(*batch).numpy(), utils.rmse_m(untrained, thk[:, -1]))
+    alike = model.build_layers(settings)
+    for weight in model.list_weights(alike):
+        weight.assign(tf.fill(weight.shape, 0.0 if len(weight.shape) == 1 else WEIGHT))
+    predictions = model.run_chain(alike, thk[0], topg, settings)
+    rmse_m = [utils.rmse_m(*pair) for pair in zip(predictions, thk[1:], strict=True)]
+
+    def constants(size=None):
+        return [[tf.constant(level[:size]) for level in field] for field in (thk, topg)]
+
+    batch = constants(settings["batch_size"])
+    return (lambda: train_epoch(*constants())[0].numpy(), lambda: bare(*batch).numpy(), rmse_m)
 
 
 @contextlib.contextmanager
-def torch_process(python, networks, thk, topg):
+def torch_process(python, networks, fields):
     """PyTorch's process: ask(job) -> seconds, see torch_epoch.py, and what it said at its start.
 
-    None where PyTorch cannot be imported.
+    fields: of make_fields. None where PyTorch cannot be imported.
     """
-    recover, reduce, spread = model.consistency_weights(SIZE, SCALE, "bicubic")
+    sizes = [level.shape[1] for level in fields["default"][0]]
+    matrices = {}
+    for k, size in enumerate(sizes[1:], 1):
+        matrices |= {f"bring{k}": model.local_weights(sizes[k - 1], size, "bicubic"),
+                     f"reduce{k}": utils.reduction_weights(size, sizes[0], "bicubic"),
+                     f"spread{k}": model.spread_weights(sizes[0], size, "bicubic")}
+    levels = {f"{field}{number}_{k}": level for number, name in enumerate(networks)
+              for field, of_name in zip(("thk", "topg"), fields[name], strict=True)
+              for k, level in enumerate(of_name)}
     with tempfile.TemporaryDirectory() as folder:
         cases = Path(folder) / "cases.npz"
-        np.savez(cases, thk=thk, topg=topg, settings=json.dumps(list(networks.values())),
-                 **{name: matrix.astype(np.float32) for name, matrix in
-                    (("recover", recover), ("reduce", reduce), ("spread", spread))})
+        np.savez(cases, settings=json.dumps(list(networks.values())), weight=np.float32(WEIGHT),
+                 **levels,
+                 **{name: matrix.astype(np.float32) for name, matrix in matrices.items()})
         process = subprocess.Popen(
             [python, Path(__file__).with_name("torch_epoch.py"), cases], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -136,22 +167,23 @@ def torch_process(python, networks, thk, topg):
             process.wait()
 
 
-def compare_with_torch(python, networks, epochs, thk, topg):
+def compare_with_torch(python, networks, epochs, fields):
     """Print PyTorch's matrix product, and its time for each network's epoch over ours, in turns.
 
-    epochs: of make_epoch, {name: (epoch, step, RMSE [m])}.
+    epochs: of make_epoch, {name: (epoch, step, RMSE [m] of each stage)}; fields: of make_fields.
     """
-    with torch_process(python, networks, thk, topg) as found:
+    with torch_process(python, networks, fields) as found:
         if found is None:
             return
-        ask, (_, version, *untrained) = found
+        ask, (_, version, *alike) = found
+        alike = np.array(alike, float).reshape(len(networks), -1)
         ask("product")
         flops = 2 * 4096**3 / np.median([ask("product") for _ in range(5)])
         print(f"\nPyTorch {version}, matrix product 4096 {flops / 1e9:.1f} GFLOP/s")
         for number, (name, (epoch, _, rmse_m)) in enumerate(epochs.items()):
-            if not np.isclose(float(untrained[number]), rmse_m, rtol=1e-3):
-                raise ArithmeticError(f"{name}: PyTorch's chain is another: RMSE "
-                                      f"{untrained[number]} and {rmse_m} m")
+            if not np.allclose(alike[number], rmse_m, rtol=1e-3):
+                raise ArithmeticError(f"{name}: PyTorch's chain is another: RMSE of its stages "
+                                      f"{alike[number]} and {rmse_m} m")
             pairs = []
             for _ in range(TURNS):
                 ask(number)  # not counted, as in seconds
@@ -175,12 +207,9 @@ def main():
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     print(f"device {model.set_up_device()}, TensorFlow {tf.__version__}, {THREADS} threads")
-    rng, n_stages = np.random.default_rng(0), model.count_stages(SCALE)
-    shape = (N_PATCHES, n_stages + 1, SIZE, SIZE)
-    thk = rng.uniform(0, 4000, shape).astype(np.float32)
-    topg = rng.uniform(-1000, 1000, shape).astype(np.float32)
-    networks = make_networks()
-    epochs = {name: make_epoch(settings, thk, topg) for name, settings in networks.items()}
+    networks, n_stages = make_networks(), model.count_stages(SCALE)
+    fields = make_fields(networks)
+    epochs = {name: make_epoch(settings, *fields[name]) for name, settings in networks.items()}
 
     product = matrix_product_flops()
     print(f"matrix product 4096       {product / 1e9:8.1f} GFLOP/s")
@@ -197,7 +226,7 @@ def main():
         print(f"loop overhead             {np.median([a / b for a, b in pairs]):8.3f}   "
               "(epoch over its bare steps)")
 
-    compare_with_torch(args.torch_python, networks, epochs, thk, topg)
+    compare_with_torch(args.torch_python, networks, epochs, fields)
 
     times = seconds(epochs["9-1-5"][0], args.flatness)
     late, early = times[-100:], times[10:110]

@@ -3,10 +3,13 @@
     python tests/benchmarks/torch_epoch.py CASES.npz
 
 Two OpenMP runtimes in one process end in a segmentation fault, so nothing of TensorFlow is imported
-here. CASES.npz: thk, topg (patch, level, y, x) [m]; settings: a JSON list of those of each network;
-recover, reduce, spread: matrices of model.consistency_weights.
-Says "ready" and the RMSE [m] of each untrained network; then answers each line of its input,
-"product" or the number of a network, with the seconds that a matrix product or an epoch took.
+here. CASES.npz: settings: a JSON list of those of each network; thk0_1, topg0_1 and so on: fields
+(patch, y, x) [m] of network 0 at level 1; bring1, reduce1, spread1 and so on: matrices of
+model.local_weights from the level before, of utils.reduction_weights to level 0 and of
+model.spread_weights from it, all of own grids; weight: see below.
+Says "ready" and for each network the RMSE [m] of its stages with all kernels at `weight`; then
+answers each line of its input, "product" or the number of a network, with the seconds that a matrix
+product or an epoch took.
 """
 
 import json
@@ -18,6 +21,8 @@ import torch
 
 THREADS = 2
 RATIO = 917.0 / 1027.5  # density of ice over that of sea water, as in utils.py
+# A map mirrored at its edge is, one cell around it, the edge again: kernels of 1 and 3.
+PADDING = {"CONSTANT": "zeros", "SYMMETRIC": "replicate"}
 
 
 def make_stages(settings, n_stages):
@@ -28,7 +33,8 @@ def make_stages(settings, n_stages):
     for _ in range(n_stages):
         convs = []
         for i, kernel in enumerate(kernels):
-            conv = torch.nn.Conv2d(filters[i], filters[i + 1], kernel, padding=kernel // 2)
+            conv = torch.nn.Conv2d(filters[i], filters[i + 1], kernel, padding=kernel // 2,
+                                   padding_mode=PADDING[settings["padding"]])
             torch.nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             torch.nn.init.zeros_(conv.bias)
             convs += [conv, torch.nn.ReLU()]
@@ -46,62 +52,85 @@ def surface_base(thk, topg_before, topg):
     return torch.where(RATIO * grounded < -topg, floating, grounded).relu()
 
 
-def make_consistent(thk, thk0, matrices):
-    """What model.make_consistent does to point samples [m]."""
-    recover, reduce, spread = matrices
+def bring(fields, matrix):
+    """Fields (patch, y, x) on other cells, as model.bring; matrix of one axis, both are alike."""
+    return matrix @ fields @ matrix.T
+
+
+def make_consistent(thk, thk0, reduce, spread):
+    """What model.make_consistent does to point samples [m]; thk0: level 0 on its own cells."""
     thk = thk.relu()
-    lacking = recover @ thk0 @ recover.T - reduce @ thk @ reduce.T
-    return (thk + spread @ lacking @ spread.T).relu()
+    return (thk + bring(thk0 - bring(thk, reduce), spread)).relu()
 
 
 def run_chain(stages, thk, topg, settings, matrices):
-    """Every stage's prediction (patch, y, x) [m], as model.run_chain makes it."""
-    data, predictions, thk0, before = settings["data"], [], thk, thk
+    """Every stage's prediction (patch, y, x) [m], as model.run_chain makes it.
+
+    thk: level 0; topg: bed at every level; matrices: {name: matrix}, see the top of this file.
+    """
+    data, predictions, thk0, own = settings["data"], [], thk, settings["grid"] == "own"
     for k, stage in enumerate(stages, 1):
-        base = (surface_base(before, topg[:, k - 1], topg[:, k]) if settings["base"] == "surface"
+        before, topg_before = thk, topg[k - 1]
+        if own:
+            before, topg_before = (bring(field, matrices[f"bring{k}"])
+                                   for field in (before, topg_before))
+        base = (surface_base(before, topg_before, topg[k]) if settings["base"] == "surface"
                 else before)
         channels = torch.stack([
-            before / data["thk_norm_m"], topg[:, k] / data["topg_norm_m"],
-            10 * (topg[:, k] - topg[:, k - 1]) / data["topg_norm_m"]], 1)
+            before / data["thk_norm_m"], topg[k] / data["topg_norm_m"],
+            10 * (topg[k] - topg_before) / data["topg_norm_m"]], 1)
         values = stage(channels.to(memory_format=torch.channels_last))[:, 0]
-        before = base + (settings["correction_m"] or data["thk_norm_m"]) * values
-        if settings["consistency"] and k == len(stages):
-            before = make_consistent(before, thk0, matrices)
-        predictions.append(before)
+        thk = base + (settings["correction_m"] or data["thk_norm_m"]) * values
+        if own and settings["consistency"]:
+            thk = make_consistent(thk, thk0, matrices[f"reduce{k}"], matrices[f"spread{k}"])
+        predictions.append(thk)
         if settings["gradients"] == "stage":
-            before = before.detach()
+            thk = thk.detach()
     return predictions
 
 
-def make_epoch(settings, thk, topg, matrices):
-    """An epoch as a function, and the RMSE [m] of the last stage before the first one."""
-    stages = make_stages(settings, thk.shape[1] - 1)
-    optimizer = torch.optim.Adam(stages.parameters(), settings["learning_rate"])
+def compare(settings, thk, topg, matrices, weight):
+    """RMSE [m] of each stage with all kernels at `weight`, biases at 0."""
+    stages = make_stages(settings, len(thk) - 1)
     with torch.no_grad():
-        untrained = run_chain(stages, thk[:, 0], topg, settings, matrices)[-1]
-        rmse_m = float((untrained - thk[:, -1]).square().mean().sqrt())
+        for values in stages.parameters():
+            values.fill_(0.0 if values.ndim == 1 else weight)
+        return [float((prediction - label).square().mean().sqrt()) for prediction, label in zip(
+            run_chain(stages, thk[0], topg, settings, matrices), thk[1:], strict=True)]
+
+
+def make_epoch(settings, thk, topg, matrices):
+    """An epoch as a function; thk, topg: fields at every level, two lists."""
+    stages = make_stages(settings, len(thk) - 1)
+    optimizer = torch.optim.Adam(stages.parameters(), settings["learning_rate"])
 
     def epoch():
-        for batch in torch.randperm(len(thk)).split(settings["batch_size"]):
-            label = thk[batch]
-            predictions = run_chain(stages, label[:, 0], topg[batch], settings, matrices)
-            loss = sum((prediction - label[:, k]).square().mean() for k, prediction
-                       in enumerate(predictions, 1)) / settings["data"]["thk_norm_m"] ** 2
+        for batch in torch.randperm(len(thk[0])).split(settings["batch_size"]):
+            labels, beds = ([level[batch] for level in field] for field in (thk, topg))
+            predictions = run_chain(stages, labels[0], beds, settings, matrices)
+            loss = sum((prediction - label).square().mean() for prediction, label
+                       in zip(predictions, labels[1:], strict=True))
             optimizer.zero_grad()
-            loss.backward()
+            (loss / settings["data"]["thk_norm_m"] ** 2).backward()
             optimizer.step()
 
-    return epoch, rmse_m
+    return epoch
 
 
 def main():
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     with np.load(sys.argv[1]) as cases:
-        thk, topg, *matrices = (torch.from_numpy(cases[name]) for name in (
-            "thk", "topg", "recover", "reduce", "spread"))
-        epochs, rmse_m = zip(*(make_epoch(settings, thk, topg, matrices) for settings in
-                               json.loads(str(cases["settings"]))), strict=True)
+        networks, weight = json.loads(str(cases["settings"])), float(cases["weight"])
+        arrays = {name: torch.from_numpy(cases[name]) for name in cases.files
+                  if name not in ("settings", "weight")}
+    epochs, rmse_m = [], []
+    for number, settings in enumerate(networks):
+        n_levels = settings["scale"].bit_length()
+        thk, topg = ([arrays[f"{name}{number}_{k}"] for k in range(n_levels)]
+                     for name in ("thk", "topg"))
+        rmse_m += compare(settings, thk, topg, arrays, weight)
+        epochs.append(make_epoch(settings, thk, topg, arrays))
     matrix = torch.randn(4096, 4096)
     print("ready", torch.__version__, *rmse_m, flush=True)
     for line in sys.stdin:
