@@ -88,7 +88,8 @@ SETTINGS = {
     "spacings": "with augment: at which multiples of the map's spacing patches are cut",
     "thinned": "with augment: share of patches with artificially thinned ice, see make_thinner",
     "average_turns": "whether a prediction is the mean over the eight flips and turns of the map",
-    "validation": "whether a tenth of the training patches chooses the best epoch",
+    "validation": "whether a tenth of the training patches is held out to watch the training; with "
+                  "a constant learning rate it chooses the best epoch",
     "seed": "of the first weights and of all that is drawn in training",
     "patches": "path of the file of patches",
     "data": "what decides the numbers in that file, see prepare_data.DATA_KEYS; among them "
@@ -426,11 +427,13 @@ def remove_film(thk, coarse, degrade):
     thk: prediction; coarse: level 0, each on its own cells (patch, y, x) m. Cells lose their ice to
     the others of their coarse cell where they are thinner than FILM_M times the cells across it,
     than FILM_PART of the thickest coarse cell around and, with cell means, than 0.9 of their own.
-    Consistent as thk was.
+    With samples, where no sample around has ice there is none. Consistent as thk was.
     """
     thickest = tf.nn.max_pool2d(coarse[..., None], 3, 1, "SAME")[..., 0]
-    limit = FILM_PART * bring(thickest, thk.shape[1:], linear_weights, degrade)
-    limit = tf.minimum(FILM_M[degrade] * thk.shape[1] / coarse.shape[1], limit)
+    thickest = bring(thickest, thk.shape[1:], linear_weights, degrade)
+    limit = tf.minimum(FILM_M[degrade] * thk.shape[1] / coarse.shape[1], FILM_PART * thickest)
+    if degrade == "bicubic":
+        thk = tf.where(thickest > utils.LEAST_ICE_M, thk, 0.0)
     if degrade == "area":
         limit = tf.minimum(limit, 0.9 * bring(coarse, thk.shape[1:], spread_weights, degrade))
     # A ramp from 0.8 of the limit, not a step: tiles of a map that differ by rounding stay alike.

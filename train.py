@@ -69,8 +69,8 @@ RECIPES = {
         "average_turns": False, "validation": False,
     },
 }
-# For whole maps of any spacing and place (see README). The epoch that is best at one spacing is not
-# best at others, so it keeps the last.
+# For whole maps of any spacing and place (see README). Errors at one spacing say little of others,
+# so all patches are trained on.
 RECIPES["map"] = RECIPES["default"] | {
     "base": "surface", "channels": "relative", "loss": "rmse", "learning_rate": 4e-3,
     "spacings": [2, 3], "thinned": 0.1, "validation": False,
@@ -239,7 +239,7 @@ def make_validation(layers, patches, numbers, settings):
 def make_state(settings, folder):
     """All that a run carries from epoch to epoch, and where it is saved: a dict.
 
-    layers, best_layers (of the epoch with the least validation error), optimizer, epoch,
+    layers, best_layers (see train), optimizer, epoch,
     best_epoch, best_rmse_m: TensorFlow's, made here once. latest, best: checkpoint managers of all
     of it and of the best layers. history: rows of history.csv.
     The latest checkpoint is restored where there is one. Raises InputError where it does not fit.
@@ -290,7 +290,8 @@ def train(patches, settings):
 
     patches: see prepare_data.make_patches; settings: see model.SETTINGS.
     Writes checkpoints/<run>/: settings.json, history.csv, latest/ (all that make_state names) and
-    best/ (the layers of the epoch with the least validation error; without validation the latest).
+    best/ (the layers of the epoch with the least validation error; with the cosine schedule or
+    without validation those of the latest).
     Returns True when the run is complete, False when it was stopped by a signal. Raises InputError
     where the checkpoint does not fit, ArithmeticError at a NaN.
     """
@@ -321,7 +322,8 @@ def train(patches, settings):
                 raise ArithmeticError(not_a_number(epoch, state["latest"].latest_checkpoint))
             state["epoch"].assign(epoch)
             validation_rmse_m = validate().numpy() if validate else [None] * len(layers)
-            if validate is None:
+            if validate is None or settings["schedule"] == "cosine":
+                # While the rate is high, a low error on a few patches is luck: the last is better.
                 keep_as_best(state)
             elif validation_rmse_m[-1] < state["best_rmse_m"]:
                 state["best_rmse_m"].assign(validation_rmse_m[-1])
@@ -351,7 +353,7 @@ def train(patches, settings):
 
 
 def training_numbers(patches, settings):
-    """Numbers of the patches to train on, and of those that choose the best epoch (may be none)."""
+    """Numbers of the patches to train on, and of those held out to watch it (may be none)."""
     if settings["validation"]:
         return (prepare_data.in_split(patches, "train"),
                 prepare_data.in_split(patches, "validation"))

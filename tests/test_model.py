@@ -640,6 +640,16 @@ def test_the_film_is_gone_and_the_map_stays_consistent(degrade, side):
         assert (found[:, :, 16:20] < 5).mean() > 0.8
 
 
+def test_no_ice_is_left_where_no_sample_around_has_any():
+    coarse = np.zeros((1, 5, 5), "f")
+    coarse[0, 0, 0] = 500  # the samples of 41 cells at 8x lie ten cells apart
+    thk = np.full((1, 41, 41), 4.0, "f")
+    found = model.remove_film(tf.constant(thk), tf.constant(coarse), "bicubic").numpy()
+    np.testing.assert_allclose(found[0, 20:], 0, atol=1e-6)
+    np.testing.assert_allclose(found[0, :, 20:], 0, atol=1e-6)
+    assert found[0, 0, 0] == pytest.approx(500)
+
+
 @pytest.mark.parametrize("degrade", ["area", "bicubic"])
 def test_a_small_glacier_keeps_its_ice(degrade):
     """30 m at its thickest: what is thicker than FILM_PART of that is no film."""

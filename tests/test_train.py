@@ -482,7 +482,8 @@ def test_same_seed_same_numbers(small_patches, small_settings):
 
 
 def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, small_settings):
-    small_settings |= {"epochs": 30, "learning_rate": 0.02, "average_turns": False}
+    small_settings |= {"epochs": 30, "learning_rate": 0.02, "average_turns": False,
+                       "schedule": "constant"}
     train.train(small_patches, small_settings)
     rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
@@ -494,6 +495,22 @@ def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, s
     predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
     assert utils.rmse_m(predicted, small_patches["thk"][numbers, -1]) == pytest.approx(
         min(validation), rel=1e-4)
+
+
+def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings):
+    """Whatever the validation patches say: here they are ice and the others ocean."""
+    small_settings |= {"epochs": 12, "learning_rate": 0.02, "schedule": "cosine"}
+    held_out = prepare_data.in_split(small_patches, "validation")
+    small_patches["thk"][held_out, -1] = 0
+    train.train(small_patches, small_settings)
+    rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
+    validation = [row["validation_rmse_m_stage2"] for row in rows]
+    epoch = model.best_checkpoint("tiny")[1]
+    assert epoch == 12 != np.argmin(validation) + 1
+    last = train.make_state(small_settings, utils.CHECKPOINTS / "tiny")["layers"]
+    for one, other in zip(model.list_weights(last), model.list_weights(
+            model.load_layers(small_settings)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, folder, capsys):
