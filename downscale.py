@@ -12,16 +12,17 @@ writes FINE.nc, and scores and figures to results/<run>/. Nothing is trained her
 import contextlib
 import json
 import math
+import re
 import time
 from pathlib import Path
 
 import matplotlib.patches
 import matplotlib.pyplot as plt
-import netCDF4
 import numpy as np
 import scipy.ndimage
 
 import evaluate
+import maps
 import model
 import prepare_data
 import utils
@@ -36,76 +37,32 @@ MAP_PIXELS = 1200   # longest side of a map in a figure, in cells; its zoom read
 ZOOM = 96           # side of the zoom, in fine cells
 # -----------------------------------------------------------------------------------------------
 
-# Fields of a finer map: NetCDF type and attributes.
-WRITTEN = {
-    "thk": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["thk"],
-                   "long_name": "ice thickness"}),
-    "topg": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["topg"],
-                    "long_name": "bed elevation"}),
-    "usrf": ("f4", {"units": "m", "standard_name": utils.STANDARD_NAMES["usrf"],
-                    "long_name": "upper surface elevation, from thk and topg by flotation"}),
-    "mask": ("i1", {"flag_values": np.arange(len(utils.CELL_TYPES), dtype=np.int8),
-                    "flag_meanings": " ".join(utils.CELL_TYPES), "long_name": "type of the cell",
-                    "comment": f"ice where thk > {utils.LEAST_ICE_M:g} m, floating where its "
-                               f"weight does not ground it (densities {utils.RHO_ICE:g} and "
-                               f"{utils.RHO_SEA:g} kg m-3)"}),
-}
+
+# ---------------------------------------------------------------- the bed
 
 
-# ---------------------------------------------------------------- the fine cells and their bed
+def rise_of_bed(ice_map):
+    """What the bed of a map has risen since its first record, as a bed (see maps.open_bed)."""
+    if ice_map["topg_change"] is None:
+        return None
+    change = utils.fill_nearest(ice_map["topg_change"], np.isnan(ice_map["topg_change"]))
+    return maps.bed_of_map(ice_map) | {"read": lambda rows, columns: change[rows, columns]}
 
 
-def finer_axis(axis, factor):
-    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
-    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
-    return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
-
-
-def fill_nearest(field, unknown):
-    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
-    if unknown.all():
-        return np.zeros_like(field)
-    if not unknown.any():
-        return field
-    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
-                                                   return_indices=True)
-    return field[tuple(nearest)]
-
-
-def bring_to_cells(bed, x, y):
-    """The bed on the cells x, y (centres [m], ascending, evenly spaced): (y, x) float32 [m].
-
-    bed: see utils.open_bed. A finer bed is averaged over the cells, wherever its own lie; one as
-    coarse or coarser is interpolated by cubic splines, unless its cells are these very ones.
-    NaN where less than half a cell is known.
-    """
-    wide, spacing = x[1] - x[0], bed["spacing_m"]
-    offset = (np.array([x[0] - bed["x"][0], y[0] - bed["y"][0]]) / spacing + 0.5) % 1 - 0.5
-    averaged = spacing < 0.999 * wide or (spacing < 1.001 * wide and np.abs(offset).max() < 1e-3)
-    margin = (wide if averaged else 12 * spacing) + spacing  # the spline forgets what lies farther
-    parts, weights = [], []
-    for source, axis in ((bed["y"], y), (bed["x"], x)):
-        start, stop = np.searchsorted(source, (axis[0] - margin, axis[-1] + margin))
-        if stop - start < 2:
-            return np.full((len(y), len(x)), np.nan, np.float32)
-        source = source[start:stop]
-        parts.append(slice(start, stop))
-        if averaged:
-            weights.append(utils.overlap_weights(source, axis))
-        else:
-            beyond = (axis < source[0] - spacing / 2) | (axis > source[-1] + spacing / 2)
-            weights.append(np.where(beyond[:, None], 0, utils.spline_weights(source, axis)))
-    field = bed["read"](*parts)
-    known = np.isfinite(field)
-    share = weights[0] @ known.astype(float) @ weights[1].T
-    mean = weights[0] @ np.where(known, field, 0).astype(float) @ weights[1].T
-    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
+def own_bed_text(ice_map, means, bed):
+    """How far a bed is from the map's own, for a reader; means: the bed's over the map's cells."""
+    off = (means - ice_map["topg"])[utils.is_ice(ice_map["thk"])]
+    off = off[np.isfinite(off)].astype(float)
+    return f"the bed of {bed['name']} is not that of {ice_map['name']}: " + (
+        f"RMS {np.sqrt(np.mean(off**2)):.1f} m under ice" if len(off) else "no ice on both")
 
 
 @contextlib.contextmanager
-def open_bed(ice_map, settings, bed_file=None, record=-1):
-    """The bed for a map (see utils.open_bed): of another file, or its own; None where it has none.
+def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
+    """The bed for a map (see maps.open_bed): of another file, or its own; None where it has none.
 
+    That of another file is taken to be of the map's first record: its `change` is what the map's
+    own has risen since. options: see maps.map_options.
     Raises InputError where the run needs one, or it is of another projection or place.
     """
     if bed_file is None:
@@ -113,10 +70,14 @@ def open_bed(ice_map, settings, bed_file=None, record=-1):
             raise InputError(f"{ice_map['path']}: no bed (topg) in it, and run {settings['run']} "
                              "needs one; give it with --bed, or use a run trained with --channels "
                              "thk")
-        yield utils.bed_of_map(ice_map)
+        yield maps.bed_of_map(ice_map)
         return
-    with utils.open_bed(bed_file, record) as bed:
-        different = utils.crs_differences(ice_map["crs"], bed["crs"])
+    options = {key: (options or {}).get(key) for key in ("names", "units")}
+    with maps.open_bed(bed_file, record, **options) as bed:
+        crs = ice_map["crs"] or {  # taken for EPSG:3031, of whatever ellipsoid
+            key: value for key, value in prepare_data.EPSG_3031.items()
+            if prepare_data.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
+        different = utils.crs_differences(crs, bed["crs"])
         if different:
             raise InputError(f"{bed_file}: its projection is not that of {ice_map['name']} "
                              f"({different}); reproject it first")
@@ -125,9 +86,9 @@ def open_bed(ice_map, settings, bed_file=None, record=-1):
                 raise InputError(f"{bed_file}: {name} from {bed[name][0]:.0f} to "
                                  f"{bed[name][-1]:.0f} m, the map's from {ice_map[name][0]:.0f} "
                                  f"to {ice_map[name][-1]:.0f} m: not the same place")
-        if bed["record_text"]:
-            print(f"bed {bed['name']}: {bed['record_text']}")
-        yield bed
+        for note in filter(None, (bed["taken"], bed["record_text"], *bed["notes"])):
+            print(f"bed {bed['name']}: {note}")
+        yield bed | {"change": rise_of_bed(ice_map)}
 
 
 # ---------------------------------------------------------------- tiles
@@ -144,32 +105,18 @@ def tile_sides(settings, scale):
     return halo, max(TILE // scale, 3 * halo)
 
 
-def axis_tiles(size, halo, side):
-    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
-
-    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
-    its own cells are `halo` or more away from its edges, but for the edges of the map.
-    """
-    if size <= side:
-        return [(slice(0, size), slice(0, size))]
-    own = side - 2 * halo
-    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
-    return [(slice(start, min(start + own, size)), slice(first, first + side))
-            for start, first in zip(range(0, size, own), firsts, strict=True)]
-
-
 def map_tiles(shape, settings, scale):
     """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles."""
     halo, side = tile_sides(settings, scale)
-    return [(rows, columns) for rows in axis_tiles(shape[0], halo, side)
-            for columns in axis_tiles(shape[1], halo, side)]
+    return [(rows, columns) for rows in utils.axis_tiles(shape[0], halo, side)
+            for columns in utils.axis_tiles(shape[1], halo, side)]
 
 
 def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
     """What is needed for one tile of a map, with its halo: a dict of arrays.
 
-    ice_map: the coarse map (see utils), its thickness means over its cells; axes: x, y of the fine
-    map [m]; bed: see utils.open_bed, or None; tile: of map_tiles.
+    ice_map: the coarse map (see maps), its thickness means over its cells; axes: x, y of the fine
+    map [m]; bed: see maps.open_bed, or None; tile: of map_tiles.
     coarse: (1, y, x) float32 [m] without gaps; topg: the same of the fine cells, or None.
     topg_read: (y, x) m, NaN in its gaps, or None; unknown: (y, x) bool of fine cells, where nothing
     is known: a coarse cell is known as a whole or not at all.
@@ -177,29 +124,28 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
     rows, columns = (slice(part.start * scale, part.stop * scale) for _, part in tile)
     whole = tile[0][1], tile[1][1]
     cell = np.ones((scale, scale), bool)
-    unknown = ice_map["unknown"][whole]
-    arrays = {"coarse": fill_nearest(ice_map["thk"][whole], unknown)[None], "topg": None,
-              "topg_read": None}
-    unknown = np.kron(unknown, cell)
+    coarse_unknown, arrays = ice_map["unknown"][whole], {"topg": None, "topg_read": None}
+    unknown = np.kron(coarse_unknown, cell)
     if bed:
-        topg = bring_to_cells(bed, axes[0][columns], axes[1][rows])
+        topg = utils.bring_to_cells(bed, axes[0][columns], axes[1][rows])
         gaps = np.isnan(topg)
-        if bed_is_needed:
-            blocks = gaps.reshape(len(topg) // scale, scale, -1, scale)
-            unknown |= np.kron(blocks.any(axis=(1, 3)), cell)
-        arrays |= {"topg_read": topg, "topg": fill_nearest(topg, gaps)[None]}
+        lacking = gaps.reshape(len(topg) // scale, scale, -1, scale).any(axis=(1, 3))
+        coarse_unknown = coarse_unknown & lacking  # no thickness over a known bed: no ice
+        unknown = np.kron(coarse_unknown | lacking if bed_is_needed else coarse_unknown, cell)
+        arrays = {"topg_read": topg, "topg": utils.fill_nearest(topg, gaps)[None]}
+    arrays["coarse"] = utils.fill_nearest(ice_map["thk"][whole], coarse_unknown)[None]
     return arrays | {"unknown": unknown}
 
 
-def refine(chain, ice_map, bed, settings, scale, baselines=False):
+def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
     """Make a whole map finer, tile by tile, with progress.
 
     chain(thk, topg): see model.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
     rows, columns (slices of the fine map) and what is in them: thickness {method: (y, x) float32
     m}, NaN where nothing is known, and topg (y, x) m or None. thickness has the model; with
-    baselines also those of model.baselines.
+    baselines also those of model.baselines. what: name of the steps of the progress.
     """
-    axes = [finer_axis(ice_map[name], scale) for name in "xy"]
+    axes = [utils.finer_axis(ice_map[name], scale) for name in "xy"]
     needs_topg, started = model.needs_topg(settings), time.monotonic()
     tiles = map_tiles(ice_map["thk"].shape, settings, scale)
     for done, tile in enumerate(tiles, 1):
@@ -210,7 +156,8 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False):
         thickness = {}
         if baselines:
             topg0 = None if topg is None else utils.make_levels(topg, scale, "area", "fine")[0]
-            thickness = model.baselines(thk0, coarse, topg0, topg, "area")
+            thickness = model.baselines(thk0, coarse, topg0, topg, "area",
+                                        utils.densities_of(settings["data"]))
         if coarse.any():
             levels = utils.make_levels(topg if needs_topg else np.zeros((1, *shape), np.float32),
                                        scale, "area", settings["grid"])
@@ -227,73 +174,74 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False):
         yield (*own, {method: np.where(arrays["unknown"], np.nan, thk[0])[inside]
                       for method, thk in thickness.items()},
                arrays["topg_read"][inside] if bed else None)
-        utils.show_progress("tile", done, len(tiles), (time.monotonic() - started) / done)
+        utils.show_progress(what, done, len(tiles), (time.monotonic() - started) / done)
 
 
 # ---------------------------------------------------------------- a finer map, as a file
 
 
-def create_fine_map(path, x, y, crs, names, chunk, attributes):
-    """An open netCDF4.Dataset for a CF-1.8 map, to be filled part by part.
-
-    x, y: axes [m]; crs: attributes of the grid mapping, {} if unknown; names: fields of WRITTEN,
-    (y, x) each; chunk: side of the compressed chunks in cells; attributes: global ones.
-    """
-    ds = netCDF4.Dataset(path, "w")
-    ds.setncatts({"Conventions": "CF-1.8"} | attributes)
-    for name, axis in (("y", y), ("x", x)):
-        ds.createDimension(name, len(axis))
-        ds.createVariable(name, "f8", (name,))[...] = axis
-        ds[name].setncatts({"units": "m", "axis": name.upper(),
-                            "standard_name": utils.STANDARD_NAMES[name],
-                            "long_name": f"{name} coordinate of cell centre"})
-    if crs:
-        ds.createVariable("crs", "i4").setncatts(crs)
-    for name in names:
-        kind, about = WRITTEN[name]
-        fill = np.float32(np.nan) if kind == "f4" else np.int8(-1)
-        ds.createVariable(name, kind, ("y", "x"), zlib=True, complevel=4, shuffle=True,
-                          chunksizes=(min(chunk, len(y)), min(chunk, len(x))), fill_value=fill)
-        ds[name].setncatts(about | ({"grid_mapping": "crs"} if crs else {}))
-    return ds
-
-
-def write_fine_map(path, tiles, ice_map, crs, has_bed, scale, chunk, attributes):
+def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, densities,
+                   time_axis=None):
     """Write the tiles of refine to a map file, at `path` only when it is whole.
 
-    Returns what is lost of the coarse map where the bed is missing, for a reader; "" for nothing.
+    records: pairs (map, its tiles) of every record, one after the other; first: the first map; bed:
+    its bed or None; densities: of ice and sea water; else as in create_fine_map. The axes run as in
+    the file of the map. Returns two texts for a reader, "" for nothing: how far the bed is from the
+    map's own, and what is lost where the bed is missing.
     """
-    x, y = (finer_axis(ice_map[name], scale) for name in "xy")
-    names = list(WRITTEN) if has_bed else ["thk"]
-    lost = np.zeros(ice_map["thk"].shape, bool)
+    axes = {name: utils.finer_axis(first[name], scale)[::step]
+            for name, step in zip("yx", first["flips"], strict=True)}
+    names = list(utils.WRITTEN) if bed else ["thk"]
+    moves = first["topg_change"] is not None or (bed and bed["path"] == first["path"])
+    moving = [name for name in names if name != "topg" or moves]
+    is_other = bed and bed["path"] != first["path"] and first["topg"] is not None
+    means, n_lost, volumes = np.full(first["thk"].shape, np.nan), 0, np.zeros(2)
     with utils.replacing(path) as temporary:
         with utils.writing(path):
-            ds = create_fine_map(temporary, x, y, crs, names, chunk, attributes)
+            ds = utils.create_fine_map(temporary, axes, crs, names, chunk, attributes, time_axis,
+                                       moving)
         try:
-            for rows, columns, thickness, topg in tiles:
-                thk = thickness["model"]
-                fields = {"thk": thk}
-                if has_bed:
-                    fields |= {"topg": topg, "usrf": utils.upper_surface(thk, topg),
-                               "mask": utils.cell_type(thk, topg)}
-                with utils.writing(path):
-                    for name, field in fields.items():
-                        ds[name][rows, columns] = field
-                coarse = tuple(slice(part.start // scale, part.stop // scale)
-                               for part in (rows, columns))
-                lost[coarse] = np.isnan(thk[::scale, ::scale]) & utils.is_ice(
-                    ice_map["thk"][coarse])
-            text = ""
-            if lost.any():
-                share = ice_map["thk"][lost].sum(dtype=float) / ice_map["thk"].sum(dtype=float)
-                text = (f"{lost.sum()} ice cells of the coarse map, {100 * share:.2f} % of its "
-                        "volume, are missing: the bed is not known all over them")
-                with utils.writing(path):
-                    ds.comment += f"; {text}"
+            for record, (ice_map, tiles) in enumerate(records):
+                if time_axis:
+                    with utils.writing(path):
+                        ds["time"][record] = time_axis[0][record]
+                        if time_axis[2] is not None:
+                            ds["time_bnds"][record] = time_axis[2][record]
+                volumes[1] += ice_map["thk"].sum(dtype=float)
+                for rows, columns, thickness, topg in tiles:
+                    fields = {"thk": thickness["model"]}
+                    thk = fields["thk"]
+                    if bed:
+                        fields |= {"usrf": utils.upper_surface(thk, topg, densities),
+                                   "mask": utils.cell_type(thk, topg, densities)}
+                        if moves or record == 0:
+                            fields["topg"] = topg
+                    parts = [part if step == 1 else slice(len(axis) - part.stop,
+                                                          len(axis) - part.start)
+                             for part, step, axis in zip((rows, columns), first["flips"],
+                                                         axes.values(), strict=True)]
+                    with utils.writing(path):
+                        for name, field in fields.items():
+                            index = (record, *parts) if "time" in ds[name].dimensions else parts
+                            ds[name][tuple(index)] = field[::first["flips"][0], ::first["flips"][1]]
+                    coarse = tuple(slice(part.start // scale, part.stop // scale)
+                                   for part in (rows, columns))
+                    lost = np.isnan(thk[::scale, ::scale]) & utils.is_ice(ice_map["thk"][coarse])
+                    n_lost += int(lost.sum())
+                    volumes[0] += ice_map["thk"][coarse][lost].sum(dtype=float)
+                    if is_other and record == 0:
+                        means[coarse] = utils.reduce_fields(topg[None], scale, "area")[0]
+            texts = [own_bed_text(first, means, bed) if is_other else "", ""]
+            if n_lost:
+                texts[1] = (f"{n_lost} ice cells of the coarse map, "
+                            f"{100 * volumes[0] / volumes[1]:.2f} % of its volume, are missing: "
+                            "the bed is not known all over them")
+            with utils.writing(path):
+                ds.comment = "; ".join(filter(None, [ds.comment, *texts]))
         finally:
             with utils.writing(path):
                 ds.close()
-    return text
+    return texts
 
 
 def print_task(ice_map, settings, scale):
@@ -316,20 +264,45 @@ def result_path(run, kind, path, ice_map, bed, scale):
     return utils.RESULTS / run / f"{kind}_{Path(path).stem}{record}_x{scale}_{'_'.join(sources)}"
 
 
-def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_record=-1):
-    """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure."""
+def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_record=-1,
+              options=None):
+    """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure.
+
+    record: a number, or a range "N:M" or "all", see utils.chosen_records; options: see
+    maps.map_options.
+    """
     utils.check_output(output, map_file, bed_file)
-    settings, scale, chain = model.open_run(run, scale)
-    ice_map = utils.read_map(map_file, record)
+    options = maps.NO_OPTIONS | (options or {})
+    settings, scale, chain = model.open_run(run, scale, options["densities"])
+    used = utils.with_densities(settings, options["densities"])
+    of_map, weights = map_options_beside(options, settings, bed_file), model.weights_sha256(run)
+    several = not isinstance(record, int)
+    ice_map = maps.read_map(map_file, 0 if several else record, **of_map)
+    numbers, time_axis, sha256 = [record], None, ice_map["sha256"]
+    dim, count = ice_map["records"] or (None, 1)
+    if several:
+        numbers = utils.chosen_records(record, count, map_file)
+    if several and dim:
+        values, about, bounds = maps.read_time(map_file, dim)
+        time_axis = values[numbers], about, None if bounds is None else bounds[numbers]
+        if numbers[0] != 0:
+            ice_map = maps.read_map(map_file, numbers[0], **of_map, sha256=sha256)
+        if count > 1:
+            ice_map["record_text"] = f"records {numbers[0]} to {numbers[-1]} of {count}"
     prepare_data.print_map_notes(ice_map)
     print_task(ice_map, settings, scale)
-    spacing_m = ice_map["spacing_m"]
-    crs, comment = ice_map["crs"], "thk averaged over the cells of the coarse map gives it back"
+    spacing_m, densities = ice_map["spacing_m"], utils.densities_of(used["data"])
+    crs, notes = ice_map["crs"], list(ice_map["notes"])
     if not crs and prepare_data.looks_antarctic(ice_map):
-        note = "the map says nothing of its projection and fits Antarctica's: taken for EPSG:3031"
-        crs, comment = prepare_data.EPSG_3031, f"{comment}; {note}"
-        print(f"note: {note}")
-    with open_bed(ice_map, settings, bed_file, bed_record) as bed:
+        notes.append("the map says nothing of its projection and fits Antarctica's: taken for "
+                     "EPSG:3031")
+        crs = prepare_data.EPSG_3031
+        print(f"note: {notes[-1]}")
+    with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
+        if bed and bed["change"]:
+            notes.append("the bed is that of the first record, and what the map's own has risen "
+                         "since is added")
+            print(f"note: {notes[-1]}")
         if bed and bed["spacing_m"] > 0.999 * spacing_m:
             print(f"note: the bed of {bed['name']} is no finer than the map; little can be gained")
         sources = [each for each in (ice_map, bed) if each]
@@ -341,24 +314,53 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
             "history": utils.made_now(),
             "source": f"{' with the bed of '.join(names)}; recurrent SRCNN, run {run}, trained on "
                       f"{settings['data']['source']}",
+            "source_variables": "; ".join(dict.fromkeys(each["taken"] for each in sources)),
             "citation": "; ".join(filter(None, dict.fromkeys(
                 each["citation"] for each in sources))),
             "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
+            "densities": "ice {:g}, sea water {:g} kg m-3".format(*densities),
             "model_run": run, "model_settings": json.dumps(settings),
-            "model_weights_sha256": model.weights_sha256(run),
+            "model_weights_sha256": weights,
             "model_training_citation": settings["data"]["citation"],
-            "model_scores": json.dumps(run_scores(run)), "versions": json.dumps(utils.versions()),
-            "comment": comment, **({"synthetic": "yes"} if ice_map["synthetic"] else {})}
+            "model_scores": json.dumps(utils.run_scores(run, weights)),
+            "versions": json.dumps(utils.versions()),
+            "comment": "; ".join(["thk averaged over the cells of the coarse map gives it back",
+                                  *notes]),
+            **({"synthetic": "yes"} if ice_map["synthetic"] else {})}
+
+        def records():
+            for done, number in enumerate(numbers):
+                each, what = ice_map, "tile"
+                if done:
+                    each = maps.read_map(map_file, number, **of_map, sha256=sha256)
+                    if bed and not bed_file and each["topg"] is None:
+                        raise InputError(f"{map_file}: record {number} has no bed, others have; "
+                                         "give one with --bed")
+                    prepare_data.print_map_notes(each | {"taken": "", "notes": [
+                        note for note in each["notes"] if note not in notes]})
+                if time_axis:
+                    what = f"record {done + 1}/{len(numbers)}, tile"
+                of_record = bed | {"change": rise_of_bed(each)} if bed_file else (
+                    maps.bed_of_map(each))
+                yield each, refine(chain, each, of_record, used, scale, False, what)
+
         halo, side = tile_sides(settings, scale)
-        lost = write_fine_map(output, refine(chain, ice_map, bed, settings, scale), ice_map, crs,
-                              bed is not None, scale, (side - 2 * halo) * scale, attributes)
-    if lost:
-        print(f"note: {lost}")
-    print(f"wrote    {output}")
+        apart, lost = write_fine_map(output, records(), ice_map, bed, crs, scale,
+                                     (side - 2 * halo) * scale, attributes, densities, time_axis)
+    for text in filter(None, (apart, lost and f"note: {lost}", f"wrote    {output}")):
+        print(text)
     path = f"{result_path(run, 'map', output, ice_map, bed, scale)}.png"
-    evaluate.save(plot_downscaled(output, ice_map, settings, scale), path,
+    evaluate.save(plot_downscaled(output, ice_map, used, scale), path,
                   map_provenance(settings, ice_map, bed, scale))
     print(f"figure   {path}")
+
+
+def map_options_beside(options, settings, bed_file):
+    """Options of maps.read_map for a map beside a bed file, of which --names topg= is then."""
+    names = {field: name for field, name in (options["names"] or {}).items()
+             if field != "topg" or bed_file is None}
+    return options | {"names": names, "densities": options["densities"] or utils.densities_of(
+        settings["data"])}
 
 
 def map_provenance(settings, ice_map, bed, scale):
@@ -371,32 +373,13 @@ def map_provenance(settings, ice_map, bed, scale):
             "weights_sha256": model.weights_sha256(settings["run"]), "settings": settings}
 
 
-def run_scores(run):
-    """RMSE [m] of a run by method, on its test patches and in its hindcasts: a list of dicts.
-
-    Only of the weights as they are now.
-    """
-    folder, scores = utils.RESULTS / run, []
-    for path in [folder / "metrics.json", *sorted(folder.glob("hindcast_*.json"))]:
-        metrics = utils.read_json(path, "remove it") if path.exists() else {}
-        if metrics.get("weights_sha256") == model.weights_sha256(run):
-            is_map = "all" in metrics
-            scores.append({
-                "of": "hindcast of the whole map" if is_map else "test patches",
-                "map": metrics["map" if is_map else "source"], "scale": metrics["scale"],
-                "degrade": metrics["degrade"], "rmse_m": {
-                    method: round(errors["rmse_m"], 2) for method, errors
-                    in metrics["all" if is_map else "test"]["errors"].items()}})
-    return scores
-
-
 # ---------------------------------------------------------------- hindcasts
 
 
 def coarsen(fine, scale):
     """A map cut to whole coarse cells, and what its thickness is reduced to by cell means.
 
-    Returns two maps (see utils). A coarse cell is unknown where one of its cells is. Raises
+    Returns two maps (see maps). A coarse cell is unknown where one of its cells is. Raises
     InputError where the map is too small.
     """
     ny, nx = (n // scale * scale for n in fine["thk"].shape)
@@ -406,7 +389,7 @@ def coarsen(fine, scale):
     fine = fine | {"x": fine["x"][:nx], "y": fine["y"][:ny]} | {
         name: fine[name][:ny, :nx] for name in ("thk", "topg", "usrf", "unknown")
         if fine[name] is not None}
-    coarse = utils.make_map(
+    coarse = maps.make_map(
         fine["x"].reshape(-1, scale).mean(axis=1), fine["y"].reshape(-1, scale).mean(axis=1),
         utils.reduce_fields(fine["thk"][None], scale, "area")[0],
         **{key: fine[key] for key in ("crs", "name", "sha256", "title", "synthetic")})
@@ -421,7 +404,7 @@ def rebuild(chain, fine, coarse, settings, scale):
     fine, coarse: of coarsen; the bed is that of the fine map. Arguments else as in refine.
     """
     by_method = {}
-    for rows, columns, thickness, _ in refine(chain, coarse, utils.bed_of_map(fine), settings,
+    for rows, columns, thickness, _ in refine(chain, coarse, maps.bed_of_map(fine), settings,
                                               scale, baselines=True):
         for method, thk in thickness.items():
             by_method.setdefault(method, np.empty(fine["thk"].shape, np.float32))[
@@ -449,7 +432,8 @@ def score_map(by_method, fine, coarse, settings, scale):
     def score(cells):
         return utils.score(by_method, label, cells & near, thk_max_m, spacing_m)
 
-    types = utils.cells_by_type(label, fine["topg"], 2 * scale)
+    types = utils.cells_by_type(label, fine["topg"], 2 * scale,
+                                utils.densities_of(settings["data"]))
     scores = {"all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
               "by_type": {name: score(cells) for name, cells in types.items()}}
     if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
@@ -466,30 +450,36 @@ def score_map(by_method, fine, coarse, settings, scale):
     return scores
 
 
-def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1):
+def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1, options=None):
     """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
 
     Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png, prints a table, and
     returns the metrics: what score_map says, and what made them.
     """
-    settings, scale, chain = model.open_run(run, scale)
-    ice_map = utils.read_map(map_file, record)
+    options = maps.NO_OPTIONS | (options or {})
+    settings, scale, chain = model.open_run(run, scale, options["densities"])
+    used = utils.with_densities(settings, options["densities"])
+    ice_map = maps.read_map(map_file, record, **map_options_beside(options, settings, bed_file))
     prepare_data.print_map_notes(ice_map)
-    with open_bed(ice_map, settings, bed_file, bed_record) as bed:
+    with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
         if bed_file is not None:
-            ice_map["topg"] = bring_to_cells(bed, ice_map["x"], ice_map["y"])
+            topg = utils.bring_to_cells(bed, ice_map["x"], ice_map["y"])
+            if ice_map["topg"] is not None:
+                print(own_bed_text(ice_map, topg, bed))
+            ice_map["topg"] = topg
             ice_map["unknown"] &= np.isnan(ice_map["topg"])
     fine, coarse = coarsen(ice_map, scale)
     if fine["thk"].shape != ice_map["thk"].shape:
         print(f"{scale}x: {fine['thk'].shape[0]} x {fine['thk'].shape[1]} of the "
               f"{ice_map['thk'].shape} cells make whole coarse cells")
     print_task(coarse, settings, scale)
-    by_method = rebuild(chain, fine, coarse, settings, scale)
+    by_method = rebuild(chain, fine, coarse, used, scale)
     made_by = map_provenance(settings, fine, bed, scale)
     metrics = made_by | {
         "from_km": fine["spacing_m"] * scale / 1000, "to_km": fine["spacing_m"] / 1000,
         "cells": list(fine["thk"].shape),
-        **score_map(by_method, fine, coarse, settings, scale),
+        "densities": list(utils.densities_of(used["data"])),
+        **score_map(by_method, fine, coarse, used, scale),
         "versions": utils.versions(), "command": utils.command()}
     path = result_path(run, "hindcast", map_file, fine, bed, scale)
     utils.write_json(f"{path}.json", metrics)
@@ -532,7 +522,8 @@ def plot_hindcast(metrics, by_method, fine):
              f"{metrics['to_km']:g} km")
     if metrics["synthetic"]:
         title = f"SYNTHETIC ice sheet, no real place\n{title}"
-    return plot_map(title, fine["x"], fine["y"], panels, (label, fine["topg"]), limit,
+    return plot_map(title, fine["x"], fine["y"], panels,
+                    (label, fine["topg"], utils.densities_of(metrics)), limit,
                     np.nan_to_num(errors["model"]))
 
 
@@ -541,11 +532,12 @@ def plot_downscaled(path, ice_map, settings, scale):
 
     Returns the figure. The zoom is where the difference is largest.
     """
-    with utils.open_netcdf(path) as ds:
+    with maps.open_netcdf(path) as ds:
         step = math.ceil(max(ds["thk"].shape) / (2 * MAP_PIXELS)) | 1  # see plot_map
-        thk, topg = (np.ma.filled(ds[name][::step, ::step], np.nan) if name in ds.variables
-                     else None for name in ("thk", "topg"))
-    x, y = (finer_axis(ice_map[name], scale)[::step] for name in "xy")
+        parts = tuple(slice(None, None, step * flip) for flip in ice_map["flips"])
+        thk, topg = (np.ma.filled(ds[name][(-1,) * (ds[name].ndim - 2) + parts], np.nan)
+                     if name in ds.variables else None for name in ("thk", "topg"))
+    x, y = (utils.finer_axis(ice_map[name], scale)[::step] for name in "xy")
     rows, columns = (np.arange(n * scale)[::step] // scale for n in ice_map["thk"].shape)
     coarse = ice_map["thk"][rows[:, None], columns]
     panels = [("coarse map", coarse, "thk"), ("downscaled", thk, "thk"),
@@ -554,7 +546,8 @@ def plot_downscaled(path, ice_map, settings, scale):
     title = (f"{ice_map['name']} from {spacing_km:g} km to {spacing_km / scale:g} km with run "
              f"{settings['run']}")
     change = np.nan_to_num(thk - coarse)
-    return plot_map(title, x, y, panels, (thk, topg), evaluate.error_limit_m(change), change)
+    return plot_map(title, x, y, panels, (thk, topg, utils.densities_of(settings["data"])),
+                    evaluate.error_limit_m(change), change)
 
 
 def worst_square(field, side):
@@ -569,18 +562,18 @@ def plot_map(title, x, y, panels, outline, limit, zoom_on):
     """A figure of a whole map: its panels, and below them the same, zoomed. Returns the figure.
 
     x, y: axes [m]; panels: [(name, (y, x) field [m], "thk" or "error")]; outline: thk and topg
-    [m] that give ice edge (black) and grounding line (orange); limit: end of the error scale [m];
-    zoom_on: (y, x) [m], the zoom is where its squares are largest.
+    [m] and the densities, for ice edge (black) and grounding line (orange); limit: end of the error
+    scale [m]; zoom_on: (y, x) [m], the zoom is where its squares are largest.
     """
     side = min(ZOOM, *zoom_on.shape)
     row, column = worst_square(zoom_on, side)
     # An odd step, so that the sample does not always hit the same fine cell of a coarse one.
     step = math.ceil(max(zoom_on.shape) / MAP_PIXELS) | 1
     views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
-    thk, topg = outline
+    thk, topg, densities = outline
     lines = [(utils.is_ice(thk), "black")]
     if topg is not None:
-        lines.append((utils.cell_type(thk, topg) == 2, "#ff7f00"))
+        lines.append((utils.cell_type(thk, topg, densities) == 2, "#ff7f00"))
     styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), evaluate.LEAST_SCALE_M)),
                       evaluate.THK_COLOURS),
               "error": ((-limit, limit), evaluate.ERROR_COLOURS)}
@@ -622,10 +615,11 @@ def main(argv=None):
                         help="reduce the map, rebuild it and score that, in place of --output")
     parser.add_argument("--bed", metavar="BED.nc", help="the bed (default: that of the map)")
     parser.add_argument("--scale", type=int, choices=utils.SCALES, help="default: that of the run")
-    parser.add_argument("--time", type=int, metavar="N",
-                        help="record of MAP.nc, from 0 (default: the last)")
+    parser.add_argument("--time", metavar="N|N:M|all", help="record of MAP.nc, from 0 (default: "
+                        "the last); a range, without M; or all")
     parser.add_argument("--bed-time", type=int, metavar="N",
                         help="record of BED.nc, from 0 (default: the last)")
+    maps.add_map_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also show the figure on screen")
     args = parser.parse_args(argv)
     if args.hindcast == (args.output is not None):
@@ -634,13 +628,19 @@ def main(argv=None):
     if args.bed_time is not None and args.bed is None:
         raise InputError("--bed-time: goes with --bed BED.nc")
     run = utils.check_run_name(args.run)
-    record, bed_record = (-1 if number is None else number for number in (args.time, args.bed_time))
+    record, bed_record = args.time or "-1", -1 if args.bed_time is None else args.bed_time
+    if not re.fullmatch(r"-?\d+|all|(-?\d+)?:(-?\d+)?", record) or (
+            args.hindcast and not re.fullmatch(r"-?\d+", record)):
+        raise InputError(f"--time {record}: expected the number of a record"
+                         + ("" if args.hindcast else ", a range N:M, or all"))
+    record = int(record) if re.fullmatch(r"-?\d+", record) else record
+    options = maps.map_options(args)
     evaluate.choose_screen(args.show)
     model.set_up_device()
     if args.hindcast:
-        hindcast(run, args.map, args.bed, args.scale, record, bed_record)
+        hindcast(run, args.map, args.bed, args.scale, record, bed_record, options)
     else:
-        downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record)
+        downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record, options)
     if args.show:
         plt.show()
     return 0

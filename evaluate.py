@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
 
+import maps
 import model
 import prepare_data
 import utils
@@ -101,10 +102,10 @@ def measure(predictions, patches, settings, numbers):
         n_train, n_validation = n_train + n_validation, 0
     return {
         "run": settings["run"], "scale": settings["scale"], "recipe": settings["recipe"],
-        "synthetic": data["synthetic"], "source": data["source"],
-        "source_title": data["source_title"], "citation": data["citation"],
-        "degrade": data["degrade"], "split": prepare_data.split_text(data),
-        "seed": settings["seed"], "split_seed": data["seed"], "thk_max_m": data["thk_max_m"],
+        **{key: data[key] for key in ("synthetic", "source", "source_title", "citation", "degrade",
+                                      "thk_max_m")},
+        "split": prepare_data.split_text(data), "seed": settings["seed"],
+        "split_seed": data["seed"],
         "n_train": n_train, "n_validation": n_validation, "n_test": len(numbers),
         "test": {key: stages[-1][key] for key in ("n_cells", "errors", "ratio", "won")},
         "by_type": score_types(by_method, patches, settings, numbers), "detail": detail,
@@ -123,7 +124,8 @@ def score_types(by_method, patches, settings, numbers):
                  prepare_data.assemble(patches[name][:, -1], patches) for name in ("thk", "topg"))
     label, data = patches["thk"][numbers, -1], settings["data"]
     cells = {name: prepare_data.cut_patches(field, label.shape[-1])[numbers] for name, field in
-             utils.cells_by_type(thk, topg, 2 * settings["scale"]).items()}
+             utils.cells_by_type(thk, topg, 2 * settings["scale"],
+                                 utils.densities_of(data)).items()}
     return {name: utils.score(by_method, label, of_type, data["thk_max_m"], data["spacing_m"])
             for name, of_type in cells.items()}
 
@@ -488,15 +490,18 @@ def plot_each_patch(metrics, patches, by_method):
 # ---------------------------------------------------------------- the two jobs
 
 
-def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=True):
+def evaluate(run, input_file=None, count=PATCHES, all_patches=False, figures=True, options=None):
     """Evaluate a run on its test patches: table on screen, results/<run>/; returns the metrics.
 
-    input_file: the map to make the patches from where they are missing; count: rows of
-    comparison.png. Without figures only metrics.json and metrics.csv are written.
+    input_file: the map to make the patches from where they are missing, options: see
+    maps.map_options; count: rows of comparison.png. Without figures only metrics.json and
+    metrics.csv are written.
     """
     settings = model.read_settings(run)
-    patches = prepare_data.find_patches(run, settings["scale"], input_file, trained=settings)[1]
+    patches = prepare_data.find_patches(run, settings["scale"], input_file, trained=settings,
+                                        options=options)[1]
     layers = model.load_layers(settings)
+    settings = utils.with_densities(settings, (options or {}).get("densities"))
     numbers, all_numbers = prepare_data.in_split(patches, "test"), np.arange(len(patches["thk"]))
     predicted = all_numbers if figures else numbers  # the window is a figure
     predictions = model.predict_patches(layers, patches, settings, predicted)
@@ -602,6 +607,7 @@ def main(argv=None):
     parser.add_argument("--scale", type=int, choices=utils.SCALES, help="evaluate the run x<scale>")
     parser.add_argument("--run", metavar="NAME", help="evaluate this run")
     parser.add_argument("--input", metavar="MAP.nc", help="the map, where its patches are missing")
+    maps.add_map_arguments(parser)
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="evaluated runs side by side")
     parser.add_argument("--patches", type=int, metavar="N",
                         help=f"rows of comparison.png (default {PATCHES})")
@@ -612,18 +618,19 @@ def main(argv=None):
         raise InputError(f"--patches {args.patches}: expected 1 or more")
     choose_screen(args.show)
     if args.compare:
-        if args.run or args.scale or args.input or args.patches or args.all_patches:
+        if any(value for name, value in vars(args).items() if name not in ("compare", "show")):
             raise InputError("--compare names the runs itself, of which all is known: it goes "
                              "with --show alone")
         compare([utils.check_run_name(run) for run in args.compare])
     else:
+        options = maps.map_options(args)
         run = utils.check_run_name(args.run if args.run is not None else f"x{args.scale or 8}")
         scale = model.read_settings(run)["scale"]
         if args.scale not in (None, scale):
             raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
                              "--scale")
         model.set_up_device()
-        evaluate(run, args.input, args.patches or PATCHES, args.all_patches)
+        evaluate(run, args.input, args.patches or PATCHES, args.all_patches, options=options)
     if args.show:
         plt.show()
     return 0

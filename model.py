@@ -241,11 +241,12 @@ def restore(checkpoint, path):
             f"({utils.one_line(error)[:200]}); train again with --restart") from None
 
 
-def open_run(run, scale=None):
+def open_run(run, scale=None, densities=None):
     """A trained run for whole maps: its settings, the scale, and its chain, see predict.
 
-    scale: may be smaller than the run's; the last stages of its layers do that. Raises InputError
-    where there is no such run or it has too few stages.
+    scale: may be smaller than the run's; the last stages of its layers do that. densities: of ice
+    and sea water [kg m-3], in place of the run's in the chain; its settings stay what they are.
+    Raises InputError where there is no such run or it has too few stages.
     """
     settings = read_settings(run)
     scale = scale or settings["scale"]
@@ -253,24 +254,25 @@ def open_run(run, scale=None):
         raise utils.InputError(f"run {run} was trained for {settings['scale']}x, not for {scale}x; "
                                "choose a --scale up to that or another --run")
     last = dict(list(load_layers(settings).items())[-count_stages(scale):])
-    return settings, scale, compile_chain(last, settings, whole_map=True)
+    used = utils.with_densities(settings, densities)
+    return settings, scale, compile_chain(last, used, whole_map=True)
 
 
 # ---------------------------------------------------------------- what a stage corrects and sees
 
 
-def ice_surface(thk, topg):
+def ice_surface(thk, topg, densities=utils.DENSITIES):
     """utils.upper_surface in TensorFlow [m], but 0 where there is no ice."""
-    floating = (1 - utils.RHO_ICE / utils.RHO_SEA) * thk
+    floating = (1 - densities[0] / densities[1]) * thk
     return tf.where(thk > 0, tf.maximum(thk + topg, floating), tf.zeros_like(thk))
 
 
-def ice_thickness(usrf, topg):
+def ice_thickness(usrf, topg, densities=utils.DENSITIES):
     """utils.ice_thickness in TensorFlow: ice [m] between the surface usrf [m] and bed topg [m]."""
-    ratio = utils.RHO_ICE / utils.RHO_SEA
+    ratio = densities[0] / densities[1]
     grounded = usrf - topg
     floating = tf.minimum(usrf / (1 - ratio), -topg / ratio)
-    return tf.nn.relu(tf.where(utils.floats(grounded, topg), floating, grounded))
+    return tf.nn.relu(tf.where(utils.floats(grounded, topg, densities), floating, grounded))
 
 
 def stage_base(thk, topg, topg_before, settings):
@@ -282,7 +284,8 @@ def stage_base(thk, topg, topg_before, settings):
     surface is smooth where its bed is not.
     """
     if settings["base"] == "surface":
-        return ice_thickness(ice_surface(tf.nn.relu(thk), topg_before), topg)
+        densities = utils.densities_of(settings.get("data", {}))
+        return ice_thickness(ice_surface(tf.nn.relu(thk), topg_before, densities), topg, densities)
     return thk if settings["base"] == "bicubic" else tf.zeros_like(thk)
 
 
@@ -314,7 +317,7 @@ def stage_channels(thk, topg, topg_before, settings):
     return tf.stack(channels, axis=-1)
 
 
-def relative_channels(thk, topg, topg_before, base, misfit):
+def relative_channels(thk, topg, topg_before, base, misfit, densities=utils.DENSITIES):
     """Input of a stage's convolutions and the unit of their output, relative to what is near.
 
     thk, topg, topg_before: as in stage_channels; base: see stage_base; misfit: see stage_misfit;
@@ -328,8 +331,8 @@ def relative_channels(thk, topg, topg_before, base, misfit):
     def around(field):
         return tf.nn.avg_pool2d(field[..., None], NEAR, 1, "SAME")[..., 0]
 
-    detail, usrf = topg - topg_before, ice_surface(tf.nn.relu(thk), topg_before)
-    above_flotation = utils.RHO_ICE / utils.RHO_SEA * base + topg
+    detail, usrf = topg - topg_before, ice_surface(tf.nn.relu(thk), topg_before, densities)
+    above_flotation = densities[0] / densities[1] * base + topg
     unit = tf.sqrt(around(tf.square(misfit) + tf.square(detail / 5)) + 1)
     fields = [(misfit, 3), (detail, 5), (thk, 10), (base, 10), (base - thk, 3),
               (above_flotation, 5), (usrf - around(usrf), 5), (topg - around(topg), 5)]
@@ -486,7 +489,8 @@ def run_stage(convs, before, topg_before, topg, degrade, settings):
     base = stage_base(thk, topg, topg_before, settings)      # (patch, y, x)
     if settings["channels"] == "relative":  # values: (patch, y, x, channel)
         misfit = stage_misfit(before, base, degrade)
-        values, unit_m = relative_channels(thk, topg, topg_before, base, misfit)
+        values, unit_m = relative_channels(thk, topg, topg_before, base, misfit,
+                                           utils.densities_of(settings["data"]))
     else:
         values = stage_channels(thk, topg, topg_before, settings)
         unit_m = settings["correction_m"] or settings["data"]["thk_norm_m"]
@@ -599,7 +603,7 @@ def predict_patches(layers, patches, settings, numbers):
     return np.concatenate(batches, axis=1)
 
 
-def baselines(thk0, coarse, topg0, topg, degrade):
+def baselines(thk0, coarse, topg0, topg, degrade, densities=utils.DENSITIES):
     """What needs no network: thickness by method, {name: (patch, y, x) m}.
 
     bicubic: level 0 on the fine cells, thk0 (patch, y, x) float32 m.
@@ -608,7 +612,7 @@ def baselines(thk0, coarse, topg0, topg, degrade):
     """
     by_method = {"bicubic": thk0}
     if topg is not None:
-        base = utils.surface_base(np.maximum(thk0, 0), topg0, topg).astype(np.float32)
+        base = utils.surface_base(np.maximum(thk0, 0), topg0, topg, densities).astype(np.float32)
         by_method |= {"surface_base": base, "surface_base_consistent": make_consistent(
             base, coarse.astype(np.float32), degrade).numpy()}
     return by_method
@@ -624,7 +628,8 @@ def with_baselines(predicted, patches, numbers, settings, stage=-1):
     beds = (None, None) if patches["topg"] is None else (
         patches["topg"][numbers, 0], patches["topg"][numbers, stage])
     by_method = baselines(
-        thk[:, 0], utils.reduce_fields(thk[:, -1], settings["scale"], degrade), *beds, degrade)
+        thk[:, 0], utils.reduce_fields(thk[:, -1], settings["scale"], degrade), *beds, degrade,
+        utils.densities_of(settings["data"]))
     if stage not in (-1, patches["thk"].shape[1] - 1):
         by_method.pop("surface_base_consistent", None)
     return by_method | {"model": predicted}

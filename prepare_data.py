@@ -25,6 +25,7 @@ import numpy as np
 import scipy.ndimage
 from sklearn.model_selection import train_test_split
 
+import maps
 import utils
 from utils import InputError
 
@@ -70,7 +71,10 @@ DATA_KEYS = {
     "thk_max_m": "largest thickness in the window [m]: divides the error MSE / max2",
     "thk_norm_m": "largest thickness in the training patches [m]: scales the network's channels",
     "topg_norm_m": "largest height or depth of the bed in them [m]: the same; 0 without a bed",
+    "densities": "of ice and sea water [kg m-3], for the surface base",
+    "taken": "which variables of the map were read",
 }  # and crs: attributes of the map's grid mapping
+OLDER = {"densities": list(utils.DENSITIES), "taken": ""}  # where an older version wrote the file
 
 
 # ---------------------------------------------------------------- a synthetic ice sheet
@@ -130,7 +134,7 @@ def synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     topg = np.maximum(topg, usrf - 4500)
     thk = utils.ice_thickness(usrf, topg) * (usrf > 0)
     thk[thk < 1] = 0
-    return utils.make_map(
+    return maps.make_map(
         x, y, thk, topg.astype(np.float32), name=f"synthetic ice sheet, seed {seed}",
         title="SYNTHETIC ice sheet made by prepare_data.py, no real place", synthetic=True)
 
@@ -178,7 +182,7 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
 
 def check_albmap(path):
     """Raise InputError unless `path` is a map of all Antarctica with plausible values."""
-    ice_map = utils.read_map(path)
+    ice_map = maps.read_map(path)
     thk, topg = ice_map["thk"], ice_map["topg"]
     if topg is None:
         raise InputError(f"{path}: no bed topography; expected ALBMAP v1: delete it, try again")
@@ -305,8 +309,8 @@ def in_split(patches, *names):
 
 
 def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_size=TEST_SIZE,
-                 seed=0, window=WINDOW):
-    """Cut a map (see utils.read_map) into patches at every level of the chain: a dict.
+                 seed=0, window=WINDOW, densities=None):
+    """Cut a map (see maps.read_map) into patches at every level of the chain: a dict.
 
     thk, topg       (patch, level, y, x) float32 [m]; topg None where the map has no bed
     x, y            (patch, x or y) [m]
@@ -344,6 +348,7 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
             "degrade": degrade, "split_method": split_method,
             "test_size": test_size, "seed": seed, "window": [float(edge) for edge in window],
             "spacing_m": ice_map["spacing_m"], "thk_max_m": float(thk.max()),
+            "densities": list(densities or utils.DENSITIES), "taken": ice_map["taken"],
             "crs": ice_map["crs"]}}
     return split_anew(patches, split_method)
 
@@ -415,20 +420,21 @@ def read_patches(path):
 
     Raises InputError where it is missing or something else.
     """
-    with utils.open_netcdf(path) as ds:
+    with maps.open_netcdf(path) as ds:
         try:
             patches = {name: np.ma.filled(ds.variables[name][...])
                        for name in ("thk", "x", "y", "split", "row", "column")}
             patches["topg"] = np.ma.filled(ds["topg"][...]) if "topg" in ds.variables else None
             patches["scale"] = int(ds.getncattr("scale"))
-            data = {key: np.asarray(ds.getncattr(key)).tolist() for key in DATA_KEYS}
+            data = OLDER | {key: np.asarray(ds.getncattr(key)).tolist() for key in DATA_KEYS
+                            if key in ds.ncattrs() or key not in OLDER}
         except (KeyError, AttributeError, OSError, RuntimeError) as error:
             raise InputError(
                 f"{path}: not a file of patches that this prepare_data.py wrote, or truncated "
                 f"({utils.one_line(error)}); make it anew with prepare_data.py") from None
         data["synthetic"] = data["synthetic"] == "yes"
         data["fold"] = [int(number) for number in data["fold"].split()]
-        return patches | {"data": data | {"crs": utils.read_crs(ds)}}
+        return patches | {"data": data | {"crs": maps.read_crs(ds)}}
 
 
 def looks_antarctic(ice_map):
@@ -438,23 +444,22 @@ def looks_antarctic(ice_map):
     """
     x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
     if np.abs([x[0], x[-1], y[0], y[-1]]).max() > ANTARCTIC_EXTENT or (
-            x[0] * x[-1] > 0 or y[0] * y[-1] > 0):
+            x[0] * x[-1] >= 0 or y[0] * y[-1] >= 0):
         return False
     pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
     return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
 
 
 def print_map_notes(ice_map):
-    """Print what was read of a map that its user should know: record, missing cells."""
-    if ice_map["record_text"]:
-        print(f"{ice_map['name']}: {ice_map['record_text']}")
-    if ice_map["n_missing_thk"]:
-        n_unknown = int(ice_map["unknown"].sum())
-        print(f"{ice_map['name']}: {ice_map['n_missing_thk']} cells have no thickness: {n_unknown} "
-              "of them unknown, the others without ice")
-    if ice_map["n_negative_thk"]:
-        print(f"{ice_map['name']}: {ice_map['n_negative_thk']} cells have negative thickness: zero "
-              "ice")
+    """Print what was read of a map that its user should know: variables, record, missing cells."""
+    missing, negative = ice_map["n_missing_thk"], ice_map["n_negative_thk"]
+    for note in (
+            ice_map["taken"], ice_map["record_text"], *ice_map["notes"],
+            missing and f"{missing} cells have no thickness: {int(ice_map['unknown'].sum())} of "
+                        "them unknown, the others without ice",
+            negative and f"{negative} cells have negative thickness: zero ice"):
+        if note:
+            print(f"{ice_map['name']}: {note}")
 
 
 def print_patches(path, patches):
@@ -462,8 +467,7 @@ def print_patches(path, patches):
     data = patches["data"]
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: made by formula, no real place; --input MAP.nc for real data")
-    print(f"source   {data['source']}" + (f" ({data['source_title']})" if data["source_title"] else
-                                          ""))
+    print(f"source   {data['source']}" + f" ({data['source_title']})" * bool(data["source_title"]))
     if patches["topg"] is None:
         print("         no bed (topg) in it: train with --channels thk")
     side, scale = patches["x"].shape[1], patches["scale"]
@@ -488,7 +492,7 @@ def print_patches(path, patches):
 
 
 def prepare(scale, ice_map, degrade="bicubic", split_method="random", test_size=TEST_SIZE, seed=0,
-            window=WINDOW, output=None):
+            window=WINDOW, output=None, densities=None):
     """Make the patches of a map, write them to `output` and print what they are; returns its path.
 
     output: data/patches_x<scale>.nc unless given. Raises InputError as make_patches does, and where
@@ -497,19 +501,23 @@ def prepare(scale, ice_map, degrade="bicubic", split_method="random", test_size=
     output = Path(utils.DATA / f"patches_x{scale}.nc" if output is None else output)
     utils.check_output(output, ice_map["path"])
     print_map_notes(ice_map)
-    patches = make_patches(ice_map, scale, degrade, split_method, test_size, seed, window)
+    patches = make_patches(ice_map, scale, degrade, split_method, test_size, seed, window,
+                           densities)
     write_patches(output, patches)
     print_patches(output, patches)
     return output
 
 
-def find_map(input_file=None, download=False, record=-1):
-    """The map that the user asked for: a file, ALBMAP from the net, or the synthetic sheet."""
+def find_map(input_file=None, download=False, record=-1, options=None):
+    """The map that the user asked for: a file, ALBMAP from the net, or the synthetic sheet.
+
+    options: see maps.map_options.
+    """
     if download:
-        ice_map = utils.read_map(download_albmap())
+        ice_map = maps.read_map(download_albmap())
         return ice_map | {"citation": ice_map["citation"] or ALBMAP_CITATION}
     if input_file is not None:
-        return utils.read_map(input_file, record)
+        return maps.read_map(input_file, record, **(options or {}))
     return synthetic_map()
 
 
@@ -517,7 +525,7 @@ def find_map(input_file=None, download=False, record=-1):
 
 
 def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None, trained=None,
-                 fold=()):
+                 fold=(), options=None):
     """The path and the contents of a run's patches; made first where they are missing.
 
     They are patches_file; else those that the run was trained on, where it exists; else
@@ -526,13 +534,16 @@ def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None,
     input_file: the map they have to come from. synthetic: True asks for the synthetic sheet, False
     refuses it, None takes it where there is nothing else. trained: settings of the run if it
     exists: its patches are made as it knew them. fold: (2, 5), for which the split is made anew.
+    options: see maps.map_options; of densities patches know only what a run on them starts from.
     Raises InputError where there are no such patches and they cannot be made.
     """
     data = trained["data"] if trained else {"synthetic": synthetic, "fold": fold}
     if trained and input_file is None and not synthetic:
         synthetic = data["synthetic"] and not data["source_sha256"]
     map_sha256 = utils.file_sha256(input_file) if input_file is not None else ""
-    is_given = input_file is not None or bool(synthetic)  # which map it has to be
+    is_given, options = input_file is not None or bool(synthetic), options or {}  # which map it is
+    names = [f"{field} = {name}" for field, name in (options.get("names") or {}).items()
+             if field not in "xy"]
     if trained and is_given and map_sha256 != data["source_sha256"]:
         raise InputError(f"run {run} was trained on {data['source']}, not on "
                          f"{input_file or 'the synthetic ice sheet'}; give that map with --input, "
@@ -543,11 +554,14 @@ def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None,
         if patches["scale"] != scale:
             raise InputError(f"{path}: made for scale {patches['scale']}, not {scale}; make "
                              f"others: python prepare_data.py --scale {scale} --output FILE")
-        if is_given and patches["data"]["source_sha256"] != map_sha256:
+        if is_given and patches["data"]["source_sha256"] != map_sha256 or not all(
+                name in patches["data"]["taken"].split(", ") for name in names):
             return None
         if len(data["fold"]):
             patches = split_anew(patches, "block", data["fold"])
-        if trained and utils.differences(data, patches["data"]):
+        if trained and utils.differences(
+                data, {key: patches["data"][key] for key in data} | {
+                    key: data[key] for key in ("densities",) if key in data}):
             return None
         return patches
 
@@ -577,7 +591,7 @@ def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None,
         raise InputError(f"{made}: not the patches that run {run} was trained on: "
                          + utils.differences_text(utils.differences(
                              data, read_patches(made)["data"])) + "; move it away")
-    ice_map = find_map(input_file, record=data["record"] if trained else -1)
+    ice_map = find_map(input_file, record=data["record"] if trained else -1, options=options)
     wanted = {}
     if trained:
         ice_map |= {"name": data["source"], "citation": data["citation"]}  # whatever it is now
@@ -585,7 +599,7 @@ def find_patches(run, scale, input_file=None, patches_file=None, synthetic=None,
                   ("degrade", "split_method", "test_size", "seed", "window")}
     why = "comes from another map" if path.exists() else "is missing"
     print(f"{path} {why}: making {made} first (prepare_data.py)\n")
-    prepare(scale, ice_map, output=made, **wanted)
+    prepare(scale, ice_map, output=made, densities=options.get("densities"), **wanted)
     print()
     return made, usable(made)
 
@@ -607,8 +621,10 @@ def main(argv=None):
                         help="in projected metres (default: the original's 820 x 410 cells)")
     parser.add_argument("--time", type=int, metavar="N",
                         help="record of --input, from 0 (default: the last)")
+    maps.add_map_arguments(parser)
     parser.add_argument("--output", metavar="FILE", help="default data/patches_x<scale>.nc")
     args = parser.parse_args(argv)
+    options = maps.map_options(args)
     if not 0 < args.test_size < 1:
         raise InputError(f"--test-size {args.test_size:g}: expected a share between 0 and 1")
     if args.seed < 0:
@@ -617,9 +633,9 @@ def main(argv=None):
         raise InputError("--time: goes with --input MAP.nc")
     if args.output is not None:  # before a long read
         utils.check_output(args.output, args.input)
-    ice_map = find_map(args.input, args.download, -1 if args.time is None else args.time)
+    ice_map = find_map(args.input, args.download, -1 if args.time is None else args.time, options)
     prepare(args.scale, ice_map, args.degrade, args.split, args.test_size, args.seed,
-            tuple(args.window), args.output)
+            tuple(args.window), args.output, args.densities)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 import numpy as np
 
 import evaluate
+import maps
 import model
 import prepare_data
 import utils
@@ -149,13 +150,14 @@ def draw_patches(patches, numbers, places, settings, epoch):
             of_name.append(model.turn(crop[0], turn))
         fields.append(np.stack(of_name))  # (patch, y, x)
     if settings["thinned"]:
-        fields = make_thinner(fields, settings["thinned"], rng)
+        fields = make_thinner(fields, settings["thinned"], rng,
+                              utils.densities_of(settings["data"]))
     thk, topg = fields if len(fields) == 2 else (*fields, np.zeros_like(fields[0]))
     return [utils.make_levels(field, settings["scale"], settings["data"]["degrade"],
                               settings["grid"]) for field in (thk, topg)]
 
 
-def make_thinner(fields, share, rng):
+def make_thinner(fields, share, rng, densities=utils.DENSITIES):
     """Make a share of the patches like other ice sheets: nunataks, valley glaciers, bare land.
 
     fields: [thk] or [thk, topg], (patch, y, x) m. In each patch drawn: subtract a random thickness
@@ -168,7 +170,7 @@ def make_thinner(fields, share, rng):
     taken = chosen * part * thk.max(axis=(1, 2), keepdims=True)
     thk, beds = np.maximum(thk - taken, 0), [topg + 1.2 * rise * taken for topg in beds]
     for topg in beds:
-        thk[chosen & utils.floats(thk, topg)] = 0
+        thk[chosen & utils.floats(thk, topg, densities)] = 0
     return [thk, *beds]
 
 
@@ -403,7 +405,9 @@ def check_same_settings(old, settings):
     """
     ignored = {"versions", "patches"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
-    changed = {key: pair for key, pair in utils.differences(old, settings).items()
+    known = old | {"data": {key: settings["data"].get(key) if key == "taken" else value
+                            for key, value in prepare_data.OLDER.items()} | old["data"]}
+    changed = {key: pair for key, pair in utils.differences(known, settings).items()
                if key.split(".")[0] not in ignored}
     if changed:
         raise InputError(f"run {old['run']} exists with other settings: "
@@ -435,11 +439,13 @@ def train_run(args, fold=()):
     print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, {settings['epochs']} epochs, "
           f"about {max(expected_minutes(settings), 1):.0f} minutes on 2 cores for 140 patches")
     path, patches = prepare_data.find_patches(args.run, args.scale, args.input, args.patches,
-                                              args.synthetic, old, fold)
+                                              args.synthetic, old, fold, args.options)
     if model.needs_topg(settings) and patches["topg"] is None:
         raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
                          "--channels thk")
-    data = patches["data"]
+    last = old["data"] if old else {}
+    data = patches["data"] | {
+        "densities": args.densities or last.get("densities", patches["data"]["densities"])}
     settings |= {"patches": str(path), "data": data}
     several = bool(args.seeds or args.crossval)
     if old:
@@ -551,8 +557,10 @@ def parse_arguments(argv):
                         help="train N runs, --seed and those after it, and print one table")
     parser.add_argument("--crossval", type=int, metavar="K",
                         help="K-fold cross-validation: whole blocks of patches, each held out once")
+    maps.add_map_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="start the run over")
     args = parser.parse_args(argv)
+    args.options = maps.map_options(args)
     if args.crossval is not None and args.crossval < 2:
         raise InputError(f"--crossval {args.crossval}: expected 2 or more folds")
     for name in ("epochs", "lr", "batch_size", "seeds"):

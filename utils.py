@@ -1,20 +1,7 @@
-"""What all scripts share and that needs no TensorFlow: files, maps, operators, scores.
+"""What all scripts share and that needs no TensorFlow: files, operators, scores.
 
-Sections: errors, files, command lines | reading maps | ice geometry | interpolation operators |
-scores.
-
-A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
-    x, y            centres of the cells [m], 1-D, ascending
-    spacing_m       side of a cell [m]
-    thk             ice thickness [m], (y, x) float32, no NaN: missing thickness is zero ice
-    topg, usrf      elevation of bed and upper surface [m], (y, x) float32, NaN where missing;
-                    None where the file has none
-    unknown         (y, x) bool: neither thickness nor bed is known
-    n_missing_thk, n_negative_thk   cells whose thickness was missing, or negative and set to 0
-    crs             attributes of the grid mapping, {} where unknown
-    record          number of the record that was read; None where the file has only one
-    record_text     the same for a reader, "record 1 of 3 (2100-01-01)"; "" for None
-    path, name, sha256, title, citation, synthetic     where the map comes from
+Sections: errors, files, command lines | ice geometry | interpolation operators |
+cells of whole maps | scores.
 """
 
 import argparse
@@ -47,19 +34,11 @@ SPLITS = ("train", "validation", "test", "gap")  # values 0, 1, 2, 3 of split(pa
 
 RHO_ICE = 917.0  # density of ice [kg m-3]
 RHO_SEA = 1027.5  # density of sea water [kg m-3]
+DENSITIES = (RHO_ICE, RHO_SEA)
 LEAST_ICE_M = 1.0  # thinner ice is no ice: see is_ice
 CELL_TYPES = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")  # see cell_type
 LEAST_RMSE_M = 0.01  # a method with less has no error to compare with: see ratios
-
-# Names of each field in map files, the first match wins; then its CF standard name.
-NAMES = {
-    "x": ("x", "x1"),
-    "y": ("y", "y1"),
-    "thk": ("thk", "thickness", "ice_thickness", "land_ice_thickness"),
-    "topg": ("topg", "bed", "bed_topography", "bedrock_altitude"),
-    "usrf": ("usrf", "usurf", "surface", "surface_topography", "surface_altitude"),
-    "lsrf": ("lsrf", "ice_base", "base"),
-}
+# CF standard names of the fields of a map.
 STANDARD_NAMES = {
     "x": "projection_x_coordinate",
     "y": "projection_y_coordinate",
@@ -68,9 +47,19 @@ STANDARD_NAMES = {
     "usrf": "surface_altitude",
     "lsrf": "land_ice_basal_altitude",
 }
-METRES = {"": 1, "m": 1, "meter": 1, "meters": 1, "metre": 1, "metres": 1,
-          "km": 1000, "kilometer": 1000, "kilometers": 1000, "kilometre": 1000, "kilometres": 1000}
-UNDECLARED_FILL = -9999.0  # ALBMAP and files made from it use it, not all of them say so
+# Fields of a finer map: NetCDF type and attributes.
+WRITTEN = {
+    "thk": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["thk"],
+                   "long_name": "ice thickness"}),
+    "topg": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["topg"],
+                    "long_name": "bed elevation"}),
+    "usrf": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["usrf"],
+                    "long_name": "upper surface elevation, from thk and topg by flotation"}),
+    "mask": ("i1", {"flag_values": np.arange(len(CELL_TYPES), dtype=np.int8),
+                    "flag_meanings": " ".join(CELL_TYPES), "long_name": "type of the cell",
+                    "comment": f"ice where thk > {LEAST_ICE_M:g} m, floating where its "
+                               "weight does not ground it (see the attribute densities)"}),
+}
 
 
 # ------------------------------------------------------------------ errors, files, command lines
@@ -111,6 +100,31 @@ def argument_parser(doc):
 
     parser.error = error
     return parser
+
+
+def densities_of(data):
+    """Densities of ice and sea water [kg m-3] of the `data` of a run; older ones have none."""
+    return tuple(data.get("densities", DENSITIES))
+
+
+def with_densities(settings, densities):
+    """Settings of a run with other densities of ice and sea water [kg m-3]; None: with its own."""
+    data = settings["data"]
+    return settings | {"data": data | {"densities": list(densities)}} if densities else settings
+
+
+def chosen_records(text, records, path):
+    """The numbers of the records that --time asks for, N (int), "N:M" (without M) or "all"; a list.
+
+    records: how many there are in the file `path`.
+    """
+    if isinstance(text, int):
+        return [text]
+    ends = [int(end) if end else None for end in text.replace("all", ":").split(":")]
+    numbers = list(range(records)[slice(*ends)])
+    if not numbers:
+        raise InputError(f"{path}: --time {text}: none of its records, 0 to {records - 1}")
+    return numbers
 
 
 def command():
@@ -271,256 +285,6 @@ def file_sha256(path):
         raise InputError(f"{path}: no such file") from None
 
 
-# ------------------------------------------------------------------ reading maps
-
-
-def make_map(x, y, thk, topg=None, usrf=None, **about):
-    """A map (see the top of this file) of axes x, y [m], ascending, and fields (y, x) [m].
-
-    thk: NaN where missing: it becomes zero ice, as negative thickness does, and is counted.
-    about: more of the map's keys.
-    """
-    missing, negative = np.isnan(thk), thk < 0
-    return {
-        "x": x, "y": y, "spacing_m": float(x[-1] - x[0]) / (len(x) - 1),
-        "thk": np.where(missing | negative, 0, thk).astype(np.float32), "topg": topg, "usrf": usrf,
-        "unknown": missing if topg is None else missing & np.isnan(topg),
-        "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()),
-        "crs": {}, "record": None, "record_text": "", "path": None, "name": "a map", "sha256": "",
-        "title": "", "citation": "", "synthetic": False} | about
-
-
-def open_netcdf(path):
-    """Open a NetCDF file for reading; InputError if it is missing, truncated or something else."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: not a readable NetCDF file, or truncated ({one_line(error)})"
-                         ) from None
-
-
-def find_variable(ds, field):
-    """The variable of `ds` that holds `field` (a key of NAMES), or None.
-
-    Coordinates have to be 1-D, fields at least 2-D: PISM files carry both `x` and a 2-D `lon`.
-    """
-    named = [ds.variables[name] for name in NAMES[field] if name in ds.variables]
-    for variable in named + ds.get_variables_by_attributes(standard_name=STANDARD_NAMES[field]):
-        if variable.ndim == 1 if field in "xy" else variable.ndim >= 2:
-            return variable
-    return None
-
-
-def values_m(variable, index=slice(None)):
-    """Values of a NetCDF variable in metres, NaN where it has none; units m or km."""
-    units = str(getattr(variable, "units", "")).strip()
-    if units.lower() not in METRES:
-        raise InputError(f"variable {variable.name}: units '{units}', expected m or km")
-    values = np.ma.filled(np.ma.asarray(variable[index], dtype=np.float64), np.nan)
-    return np.where(values == UNDECLARED_FILL, np.nan, values) * METRES[units.lower()]
-
-
-def read_axis(ds, field, path):
-    """Coordinate `x` or `y` of a map: its dimension and its values in m, evenly spaced."""
-    variable = find_variable(ds, field)
-    units = str(getattr(variable, "units", "")).lower()
-    if units.startswith("degree") or (variable is None and {"lat", "latitude"} & set(ds.variables)):
-        raise InputError(f"{path}: the axes are longitude and latitude; expected projected x and y "
-                         "in m or km: reproject the map first (gdalwarp, cdo)")
-    if variable is None:
-        raise InputError(f"{path}: no 1-D coordinate variable {field} (or {field}1); it has "
-                         f"{', '.join(ds.variables)}")
-    values = values_m(variable)
-    steps = np.diff(values)
-    if len(steps) == 0 or not np.allclose(
-            steps, steps.mean(), rtol=0, atol=1e-3 * abs(steps.mean())):
-        raise InputError(f"{path}: {variable.name} is not evenly spaced (steps from "
-                         f"{np.min(steps, initial=0):g} to {np.max(steps, initial=0):g} m); "
-                         "interpolate the map to a regular grid first")
-    return variable.dimensions[0], values
-
-
-def pick_record(variable, x_dim, y_dim, record, path, is_asked_for=False):
-    """Which record of a variable is read: its dimension, its number, how many; else None, None, 1.
-
-    record: its number, from 0, or from -1 backwards. A dimension of length 1 has one record, which
-    does for every number, unless it is this variable's record that the user asks for.
-    Raises InputError where there is no such record.
-    """
-    longer = [(dim, size) for dim, size in zip(variable.dimensions, variable.shape, strict=True)
-              if dim not in (x_dim, y_dim) and size != 1]
-    if not longer:
-        if is_asked_for and record not in (-1, 0):
-            raise InputError(f"{path}: {variable.name} has one record, there is no record {record}")
-        return None, None, 1
-    dim, count = longer[0]
-    if len(longer) > 1 or count == 0:
-        raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions} of "
-                         f"{variable.shape}; expected {y_dim}, {x_dim} and records along one more")
-    if not -count <= record < count:
-        raise InputError(f"{path}: {variable.name} has {count} records along {dim}, there is no "
-                         f"record {record}; choose 0 to {count - 1}")
-    return dim, record % count, count
-
-
-def record_text(ds, dim, number, count):
-    """A record for a reader, with its date where the file has one: "record 0 of 3 (2100-01-01)".
-
-    Arguments as from pick_record; "" where the file has only one record.
-    """
-    if dim is None:
-        return ""
-    date, axis = "", ds.variables.get(dim)
-    if axis is not None and " since " in str(getattr(axis, "units", "")):
-        with contextlib.suppress(ValueError, OverflowError, TypeError, AttributeError):  # no date
-            when = netCDF4.num2date(axis[number], axis.units, getattr(axis, "calendar", "standard"))
-            date = f" ({when.strftime('%Y-%m-%d')})"
-    return f"record {number} of {count}{date}"
-
-
-def read_field(ds, field, x_dim, y_dim, record, path, rows=slice(None), columns=slice(None)):
-    """A field of a map as (y, x) float32 in m, NaN where missing; None if the file has none.
-
-    rows, columns: a part of it, slices of the file's own axes.
-    """
-    variable = find_variable(ds, field)
-    if variable is None:
-        return None
-    if x_dim not in variable.dimensions or y_dim not in variable.dimensions:
-        raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions}, expected "
-                         f"{y_dim} and {x_dim} among them")
-    along, number, _ = pick_record(variable, x_dim, y_dim, record, path)
-    parts = {x_dim: columns, y_dim: rows, along: number}
-    try:
-        values = values_m(variable, tuple(parts.get(dim, 0) for dim in variable.dimensions))
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {variable.name} cannot be read, the file may be truncated "
-                         f"({one_line(error)})") from None
-    if np.isinf(values).any():
-        raise InputError(f"{path}: {variable.name} has {np.isinf(values).sum()} infinite values; "
-                         "mark them as missing (_FillValue) or mend them")
-    kept = [dim for dim in variable.dimensions if dim in (x_dim, y_dim)]
-    return (values.T if kept == [x_dim, y_dim] else values).astype(np.float32)
-
-
-def find_citation(ds):
-    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
-    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
-                 if "citation" in key.lower() or "reference" in key.lower()), "")
-
-
-def read_crs(ds):
-    """Attributes of the grid mapping that a variable of the file refers to; {} if none does."""
-    for variable in ds.variables.values():
-        mapping = ds.variables.get(getattr(variable, "grid_mapping", None))
-        if mapping is not None:
-            return {key: np.asarray(mapping.getncattr(key)).tolist() for key in mapping.ncattrs()}
-    return {}
-
-
-def crs_differences(crs, other):
-    """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
-
-    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
-    """
-    lines = []
-    for key in crs.keys() & other.keys():
-        if key == "grid_mapping_name":
-            same = crs[key] == other[key]
-        elif isinstance(crs[key], str) or isinstance(other[key], str):
-            continue
-        else:
-            one, two = np.ravel(crs[key]), np.ravel(other[key])
-            same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=1e-6)
-        if not same:
-            lines.append(f"{key} {crs[key]} and {other[key]}")
-    return "; ".join(sorted(lines))
-
-
-def read_map(path, record=-1):
-    """Read an ice-sheet map in any of the usual layouts; returns a map (see the top of this file).
-
-    ALBMAP, SeaRISE, PISM, BedMachine, Bedmap3 and CF files. Variables are found by name, then by CF
-    standard name; either axis order; y up or down; m or km. Declared fill values, NaN and -9999 are
-    missing. Thickness is usrf - lsrf where there is no thickness variable.
-    record: of a file with a time axis, from 0; -1 is the last.
-    Raises InputError with one line that names the file and what to do.
-    """
-    with open_netcdf(path) as ds:
-        (x_dim, x), (y_dim, y) = (read_axis(ds, name, path) for name in "xy")
-        dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
-        if not np.isclose(dx, dy, rtol=1e-3):
-            raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
-        fields = {field: read_field(ds, field, x_dim, y_dim, record, path)
-                  for field in ("thk", "topg", "usrf", "lsrf")}
-        if fields["thk"] is None and (fields["usrf"] is None or fields["lsrf"] is None):
-            raise InputError(
-                f"{path}: no ice thickness (thk, thickness, ice_thickness, standard name "
-                f"land_ice_thickness, or usrf and lsrf); it has {', '.join(ds.variables)}")
-        thk_variable = find_variable(ds, "usrf" if fields["thk"] is None else "thk")
-        picked = pick_record(thk_variable, x_dim, y_dim, record, path, is_asked_for=True)
-        about = {"crs": read_crs(ds), "citation": find_citation(ds), "record": picked[1],
-                 "record_text": record_text(ds, *picked)}
-        texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
-    if fields["thk"] is None:
-        fields["thk"] = fields["usrf"] - fields["lsrf"]
-    del fields["lsrf"]
-    # Both axes ascending, whatever the file's order.
-    flip = (slice(None, None, -1 if y[0] > y[-1] else 1),
-            slice(None, None, -1 if x[0] > x[-1] else 1))
-    fields = {key: None if values is None else values[flip] for key, values in fields.items()}
-    return make_map(np.sort(x), np.sort(y), **fields, **about, path=Path(path),
-                    name=Path(path).name, sha256=file_sha256(path), title=texts.get("title", ""),
-                    synthetic=texts.get("synthetic") == "yes")
-
-
-def bed_of_map(ice_map):
-    """The bed of a map in memory, as open_bed gives that of a file; None where the map has none."""
-    if ice_map["topg"] is None:
-        return None
-    return {key: ice_map[key] for key in (
-        "x", "y", "spacing_m", "name", "path", "sha256", "crs", "citation", "record_text")} | {
-        "read": lambda rows, columns: ice_map["topg"][rows, columns]}
-
-
-@contextlib.contextmanager
-def open_bed(path, record=-1):
-    """The bed of a map file, to be read in parts: it may be far larger than memory.
-
-    Yields a *bed*, a dict of x, y, spacing_m, name, path, sha256, crs, citation and record_text as
-    in a map, and read(rows, columns): topg (y, x) float32 [m] of two slices of the ascending axes,
-    NaN where missing. The file is open as long as the block lasts.
-    record: of a bed with a time axis; -1 is the last.
-    Raises InputError as read_map does, and where there is no bed in the file.
-    """
-    with open_netcdf(path) as ds:
-        (x_dim, x), (y_dim, y) = (read_axis(ds, name, path) for name in "xy")
-        variable = find_variable(ds, "topg")
-        if variable is None:
-            raise InputError(f"{path}: no bed (topg, bed, standard name bedrock_altitude); it has "
-                             f"{', '.join(ds.variables)}")
-        picked = pick_record(variable, x_dim, y_dim, record, path, is_asked_for=True)
-
-        def in_file(part, values):
-            """The slice of the file's own axis, and the step that makes it ascending."""
-            start, stop, _ = part.indices(len(values))
-            if values[0] < values[-1]:
-                return slice(start, stop), 1
-            return slice(len(values) - stop, len(values) - start), -1
-
-        def read(rows, columns):
-            (rows, step_y), (columns, step_x) = in_file(rows, y), in_file(columns, x)
-            field = read_field(ds, "topg", x_dim, y_dim, record, path, rows, columns)
-            return field[::step_y, ::step_x]
-
-        yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
-               "read": read, "name": Path(path).name, "path": Path(path),
-               "sha256": file_sha256(path), "crs": read_crs(ds), "citation": find_citation(ds),
-               "record_text": record_text(ds, *picked)}
-
-
 # ------------------------------------------------------------------ ice geometry
 
 
@@ -529,50 +293,53 @@ def is_ice(thk):
     return thk > LEAST_ICE_M
 
 
-def floats(thk, topg):
-    """Where ice `thk` [m] is too light to lie on the bed `topg` [m]; arrays or tensors."""
-    return RHO_ICE / RHO_SEA * thk < -topg
+def floats(thk, topg, densities=DENSITIES):
+    """Where ice `thk` [m] is too light to lie on the bed `topg` [m]; arrays or tensors.
+
+    densities: of ice and sea water [kg m-3], here and below.
+    """
+    return densities[0] / densities[1] * thk < -topg
 
 
-def upper_surface(thk, topg):
+def upper_surface(thk, topg, densities=DENSITIES):
     """Upper surface elevation [m] of ice `thk` [m] on bed `topg` [m], grounded or floating.
 
     max(thk + topg, (1 - rho_ice / rho_sea) thk): flotation decides by itself which is higher.
     Without ice: that of the land or, at 0, of the sea.
     """
-    return np.maximum(thk + topg, (1 - RHO_ICE / RHO_SEA) * thk)
+    return np.maximum(thk + topg, (1 - densities[0] / densities[1]) * thk)
 
 
-def ice_thickness(usrf, topg):
+def ice_thickness(usrf, topg, densities=DENSITIES):
     """Ice thickness [m] below the surface `usrf` [m] over the bed `topg` [m]: the inverse.
 
     usrf - topg where that is heavy enough to ground; else floating ice in hydrostatic equilibrium,
     which at the grounding line is the same. Never below 0.
     """
-    ratio = RHO_ICE / RHO_SEA
+    ratio = densities[0] / densities[1]
     grounded = usrf - topg
     floating = np.minimum(usrf / (1 - ratio), -topg / ratio)
-    return np.maximum(np.where(floats(grounded, topg), floating, grounded), 0)
+    return np.maximum(np.where(floats(grounded, topg, densities), floating, grounded), 0)
 
 
-def surface_base(thk, topg_before, topg):
+def surface_base(thk, topg_before, topg, densities=DENSITIES):
     """Thickness [m] of the ice that a finer bed leaves under the surface of ice `thk` [m].
 
     topg_before: bed under thk, at its resolution [m]; topg: the finer bed [m]. Where thk is 0 the
     surface is taken to be at 0 m.
     """
-    usrf = np.where(thk > 0, upper_surface(thk, topg_before), 0)
-    return ice_thickness(usrf, topg)
+    usrf = np.where(thk > 0, upper_surface(thk, topg_before, densities), 0)
+    return ice_thickness(usrf, topg, densities)
 
 
-def cell_type(thk, topg):
+def cell_type(thk, topg, densities=DENSITIES):
     """Type of each cell: int8, place in CELL_TYPES, -1 where thk or topg [m] is NaN."""
-    with_ice = np.where(floats(thk, topg), 3, 2)
+    with_ice = np.where(floats(thk, topg, densities), 3, 2)
     kind = np.where(is_ice(thk), with_ice, np.where(topg >= 0, 1, 0))
     return np.where(np.isnan(thk) | np.isnan(topg), -1, kind).astype(np.int8)
 
 
-def cells_by_type(thk, topg, near_cells):
+def cells_by_type(thk, topg, near_cells, densities=DENSITIES):
     """Cells (y, x) that are scored by themselves, from thk and topg [m], (y, x): {name: bool}.
 
     grounded, floating: ice; ice_free: land or open ocean; margin: cells of any of these within
@@ -582,7 +349,7 @@ def cells_by_type(thk, topg, near_cells):
     if topg is None:
         types = {"ice": is_ice(thk)}
     else:
-        kind = cell_type(thk, topg)
+        kind = cell_type(thk, topg, densities)
         types = {"grounded": kind == 2, "floating": kind == 3,
                  "ice_free": (kind == 0) | (kind == 1)}
     margin = np.zeros(thk.shape, bool)
@@ -696,6 +463,127 @@ def make_levels(fields, scale, degrade, grid):
     return [*levels, fields.astype(np.float32)]
 
 
+# ------------------------------------------------------------------ cells of whole maps, their file
+
+
+def crs_differences(crs, other):
+    """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
+
+    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
+    """
+    lines = []
+    for key in crs.keys() & other.keys():
+        if key == "grid_mapping_name":
+            same = crs[key] == other[key]
+        elif isinstance(crs[key], str) or isinstance(other[key], str):
+            continue
+        else:
+            one, two = np.ravel(crs[key]), np.ravel(other[key])
+            same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=1e-6)
+        if not same:
+            lines.append(f"{key} {crs[key]} and {other[key]}")
+    return "; ".join(sorted(lines))
+
+
+def finer_axis(axis, factor):
+    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
+    spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
+    return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
+
+
+def fill_nearest(field, unknown):
+    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
+    if unknown.all():
+        return np.zeros_like(field)
+    if not unknown.any():
+        return field
+    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
+                                                   return_indices=True)
+    return field[tuple(nearest)]
+
+
+def bring_to_cells(bed, x, y):
+    """The bed on the cells x, y (centres [m], ascending, evenly spaced): (y, x) float32 [m].
+
+    bed: see maps.open_bed. A finer bed is averaged over the cells, wherever its own lie; one as
+    coarse or coarser is interpolated by cubic splines, unless its cells are these very ones.
+    NaN where less than half a cell is known. Its change, if any, is added.
+    """
+    if bed.get("change"):
+        return bring_to_cells(bed | {"change": None}, x, y) + bring_to_cells(bed["change"], x, y)
+    wide, spacing = x[1] - x[0], bed["spacing_m"]
+    offset = (np.array([x[0] - bed["x"][0], y[0] - bed["y"][0]]) / spacing + 0.5) % 1 - 0.5
+    averaged = spacing < 0.999 * wide or (spacing < 1.001 * wide and np.abs(offset).max() < 1e-3)
+    margin = (wide if averaged else 12 * spacing) + spacing  # the spline forgets what lies farther
+    parts, weights = [], []
+    for source, axis in ((bed["y"], y), (bed["x"], x)):
+        start, stop = np.searchsorted(source, (axis[0] - margin, axis[-1] + margin))
+        if stop - start < 2:
+            return np.full((len(y), len(x)), np.nan, np.float32)
+        source = source[start:stop]
+        parts.append(slice(start, stop))
+        if averaged:
+            weights.append(overlap_weights(source, axis))
+        else:
+            beyond = (axis < source[0] - spacing / 2) | (axis > source[-1] + spacing / 2)
+            weights.append(np.where(beyond[:, None], 0, spline_weights(source, axis)))
+    field = bed["read"](*parts)
+    known = np.isfinite(field)
+    share = weights[0] @ known.astype(float) @ weights[1].T
+    mean = weights[0] @ np.where(known, field, 0).astype(float) @ weights[1].T
+    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
+
+
+def axis_tiles(size, halo, side):
+    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
+
+    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
+    its own cells are `halo` or more away from its edges, but for the edges of the map.
+    """
+    if size <= side:
+        return [(slice(0, size), slice(0, size))]
+    own = side - 2 * halo
+    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
+    return [(slice(start, min(start + own, size)), slice(first, first + side))
+            for start, first in zip(range(0, size, own), firsts, strict=True)]
+
+
+def create_fine_map(path, axes, crs, names, chunk, attributes, time_axis=None, moving=()):
+    """An open netCDF4.Dataset for a CF-1.8 map, to be filled part by part.
+
+    axes: {"y", "x"} [m], in the order of the file; crs: attributes of the grid mapping, {} if
+    unknown; names: fields of WRITTEN, (y, x) each; chunk: side of the compressed chunks in cells;
+    attributes: global ones. time_axis: values, attributes and bounds (or None) of the records of
+    the fields `moving`, along an unlimited axis; None: one record, without an axis.
+    """
+    ds = netCDF4.Dataset(path, "w")
+    ds.setncatts({"Conventions": "CF-1.8"} | attributes)
+    if time_axis:
+        ds.createDimension("time", None)
+        ds.createVariable("time", "f8", ("time",)).setncatts({"axis": "T"} | time_axis[1])
+        if time_axis[2] is not None:
+            ds["time"].bounds = "time_bnds"
+            ds.createDimension("nv", 2)
+            ds.createVariable("time_bnds", "f8", ("time", "nv"))
+    for name, axis in axes.items():
+        ds.createDimension(name, len(axis))
+        ds.createVariable(name, "f8", (name,))[...] = axis
+        ds[name].setncatts({"units": "m", "axis": name.upper(),
+                            "standard_name": STANDARD_NAMES[name],
+                            "long_name": f"{name} coordinate of cell centre"})
+    if crs:
+        ds.createVariable("crs", "i4").setncatts(crs)
+    sides = tuple(min(chunk, len(axes[name])) for name in "yx")
+    for name in names:
+        kind, about = WRITTEN[name]
+        fill = np.float32(np.nan) if kind == "f4" else np.int8(-1)
+        along = ("time",) if time_axis and name in moving else ()
+        ds.createVariable(name, kind, (*along, "y", "x"), zlib=True, complevel=4, shuffle=True,
+                          chunksizes=(1,) * len(along) + sides, fill_value=fill)
+        ds[name].setncatts(about | ({"grid_mapping": "crs"} if crs else {}))
+    return ds
+
+
 # ------------------------------------------------------------------ scores
 
 
@@ -748,3 +636,22 @@ def ratios(errors_by_method):
     return {method: errors_by_method["model"]["mse"] / entry["mse"]
             for method, entry in errors_by_method.items()
             if method != "model" and entry["rmse_m"] >= LEAST_RMSE_M}
+
+
+def run_scores(run, weights_sha256):
+    """RMSE [m] of a run by method, on its test patches and in its hindcasts: a list of dicts.
+
+    Only of the weights of this checksum.
+    """
+    folder, scores = RESULTS / run, []
+    for path in [folder / "metrics.json", *sorted(folder.glob("hindcast_*.json"))]:
+        metrics = read_json(path, "remove it") if path.exists() else {}
+        if metrics.get("weights_sha256") == weights_sha256:
+            is_map = "all" in metrics
+            scores.append({
+                "of": "hindcast of the whole map" if is_map else "test patches",
+                "map": metrics["map" if is_map else "source"], "scale": metrics["scale"],
+                "degrade": metrics["degrade"], "rmse_m": {
+                    method: round(errors["rmse_m"], 2) for method, errors
+                    in metrics["all" if is_map else "test"]["errors"].items()}})
+    return scores

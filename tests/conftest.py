@@ -10,6 +10,7 @@ import netCDF4
 import numpy as np
 import pytest
 
+import maps
 import prepare_data
 import utils
 
@@ -79,7 +80,7 @@ def small_map(tmp_path_factory):
 def small_patches(folder, small_map):
     """data/patches_x4.nc made from small_map in an empty working folder, and read back."""
     return prepare_data.read_patches(
-        prepare_data.prepare(4, utils.read_map(small_map), window=SMALL_WINDOW))
+        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW))
 
 
 def example_settings(scale=4, recipe="default", data=None, **changes):

@@ -14,6 +14,7 @@ from conftest import example_settings, run_main, write_map
 from matplotlib.image import imread
 
 import downscale
+import maps
 import model
 import prepare_data
 import utils
@@ -75,7 +76,7 @@ def axes(ny, nx, spacing_m=20000.0):
 
 def grid_map(thk, topg=None, spacing_m=20000.0, **about):
     """A map in memory, on these axes."""
-    return utils.make_map(*axes(*thk.shape, spacing_m), thk, topg, **about)
+    return maps.make_map(*axes(*thk.shape, spacing_m), thk, topg, **about)
 
 
 def save_map(path, thk, topg=None, spacing_m=20000.0, attributes=None, at=None, crs=None):
@@ -110,8 +111,8 @@ def refined(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
                                 whole_map=True)
     bed = None
     if fine_topg is not None:
-        x, y = (downscale.finer_axis(coarse[name], scale) for name in "xy")
-        bed = utils.bed_of_map(utils.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
+        x, y = (utils.finer_axis(coarse[name], scale) for name in "xy")
+        bed = maps.bed_of_map(maps.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
     return filled(downscale.refine(chain, coarse, bed, settings, scale, baselines=True),
                   [scale * n for n in coarse["thk"].shape])
 
@@ -150,8 +151,8 @@ def in_cells(cells, scale=4):
 
 
 def test_fine_cells_divide_the_coarse_ones():
-    np.testing.assert_allclose(downscale.finer_axis(np.array([10.0, 30.0]), 2), [5, 15, 25, 35])
-    np.testing.assert_allclose(downscale.finer_axis(np.array([0.0, 8.0, 16.0]), 4)[:4],
+    np.testing.assert_allclose(utils.finer_axis(np.array([10.0, 30.0]), 2), [5, 15, 25, 35])
+    np.testing.assert_allclose(utils.finer_axis(np.array([0.0, 8.0, 16.0]), 4)[:4],
                                [-3, -1, 1, 3])
 
 
@@ -179,7 +180,7 @@ def test_a_ramp_stays_a_ramp_and_a_bump_stays_where_it_is(folder):
 
 @pytest.mark.parametrize("size, halo, side", [(100, 5, 30), (41, 3, 20), (20, 5, 20), (3, 5, 30)])
 def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
-    tiles = downscale.axis_tiles(size, halo, side)
+    tiles = utils.axis_tiles(size, halo, side)
     own = np.concatenate([np.arange(size)[part] for part, _ in tiles])
     np.testing.assert_array_equal(own, np.arange(size))
     for part, whole in tiles:
@@ -242,8 +243,8 @@ def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels
         layers = model.build_layers(settings)
         for weight in model.list_weights(layers):  # all of one sign: nothing cancels
             weight.assign(tf.random.stateless_uniform(weight.shape, (0, 1), 0.0, 0.1))
-        bed = None if topg is None else utils.bed_of_map(utils.make_map(
-            downscale.finer_axis(coarse["x"], 4), downscale.finer_axis(coarse["y"], 4), topg, topg))
+        bed = None if topg is None else maps.bed_of_map(maps.make_map(
+            utils.finer_axis(coarse["x"], 4), utils.finer_axis(coarse["y"], 4), topg, topg))
         chain = model.compile_chain(layers, settings, whole_map=True)
         return filled(downscale.refine(chain, coarse, bed, settings, 4), (256, 32))["model"]
 
@@ -416,13 +417,13 @@ def test_bed_of_another_grid_is_brought_to_the_cells_and_ends_where_it_ends(
         "x": (("x",), x, {"units": "m"}), "y": (("y",), y, {"units": "m"})},
         {"bed": (("y", "x"), plane(x, y), {"units": "m"})})
     target_x, target_y = np.arange(10e3, 60e3, 5000), np.arange(12e3, 40e3, 5000)
-    with utils.open_bed("bed.nc") as bed:
-        topg = downscale.bring_to_cells(bed, target_x, target_y)
-        far = downscale.bring_to_cells(bed, target_x + 1e6, target_y)
+    with maps.open_bed("bed.nc") as bed:
+        topg = utils.bring_to_cells(bed, target_x, target_y)
+        far = utils.bring_to_cells(bed, target_x + 1e6, target_y)
         np.testing.assert_allclose(bed["read"](slice(2, 5), slice(1, 3)),
                                    plane(x, np.sort(y))[2:5, 1:3])
         beyond_x = np.arange(50e3, 150e3, 5000)
-        beyond = downscale.bring_to_cells(bed, beyond_x, target_y)
+        beyond = utils.bring_to_cells(bed, beyond_x, target_y)
     np.testing.assert_allclose(topg, plane(target_x, target_y), atol=0.2)  # of 100 m a cell
     assert np.isnan(far).all()
     edge = x[-1] + spacing_m / 2
@@ -554,7 +555,7 @@ def test_file_says_what_and_where_it_is(folder):
     floating = (1 - 917 / 1027.5) * fine["thk"]  # open ocean: 0
     np.testing.assert_allclose(fine["usrf"], np.maximum(fine["thk"] + fine["topg"], floating),
                                atol=0.01)
-    again = utils.read_map("fine.nc")  # it can be downscaled anew
+    again = maps.read_map("fine.nc")  # it can be downscaled anew
     np.testing.assert_allclose(again["thk"], fine["thk"])
 
 
@@ -696,7 +697,7 @@ def test_output_is_never_the_map_or_the_bed(folder, capsys, monkeypatch, output)
     (folder / "bed_link.nc").symlink_to("bed.nc")
     os.link("coarse.nc", "hard.nc")
     monkeypatch.setattr(model, "open_run", lambda *args: pytest.fail("work before the check"))
-    monkeypatch.setattr(utils, "read_map", lambda *args: pytest.fail("work before the check"))
+    monkeypatch.setattr(maps, "read_map", lambda *args: pytest.fail("work before the check"))
     before = [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")]
     status, said = run_main(downscale.main, [folder / "coarse.nc", "--run", "made", "--output",
                                              output, "--bed", folder / "bed.nc"], capsys)
@@ -756,7 +757,7 @@ def test_hindcast_scores_by_hand(folder, capsys):
         assert place in said
 
     # The file of a finer map quotes it.
-    assert downscale.run_scores("made") == [{
+    assert utils.run_scores("made", model.weights_sha256("made")) == [{
         "of": "hindcast of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
         "rmse_m": {method: round(of_method["rmse_m"], 2)
                    for method, of_method in metrics["all"]["errors"].items()}}]
@@ -839,7 +840,7 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
         "weights_sha256": model.weights_sha256("made"), "source": "patches.nc", "scale": 4,
         "degrade": "area", "test": {"errors": {"bicubic": {"rmse_m": 70.126},
                                                "model": {"rmse_m": 30.0}}}})
-    test, whole = downscale.run_scores("made")
+    test, whole = utils.run_scores("made", model.weights_sha256("made"))
     assert test == {"of": "test patches", "map": "patches.nc", "scale": 4, "degrade": "area",
                     "rmse_m": {"bicubic": 70.13, "model": 30.0}}
     assert (whole["map"], whole["rmse_m"]["model"]) == (
@@ -850,7 +851,7 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
 
     layers = scatter_weights(model.load_layers(settings), 0.1)  # trained on
     tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
-    assert downscale.run_scores("made") == []
+    assert utils.run_scores("made", model.weights_sha256("made")) == []
 
 
 def test_formula_on_the_whole_continent_is_as_known(real_grid):
@@ -862,7 +863,7 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
     corners of sea that are right (the script then: 119.86, 47.05, 38.23; at 8x 183.80, 81.79, 69.13
     where DESIGN.md has 183.8, 81.8, 69.1). With more than 0 m for ice it was 119.08, 46.74, 37.98.
     """
-    ice_map = utils.read_map(real_grid("antarctica_bedmachine_8km.nc"))
+    ice_map = maps.read_map(real_grid("antarctica_bedmachine_8km.nc"))
     settings = example_settings(filters=[1], kernels=[1, 1], average_turns=False)
     fine, coarse = downscale.coarsen(ice_map, 4)
     chain = model.compile_chain(model.build_layers(settings), settings, whole_map=True)

@@ -10,6 +10,7 @@ import pytest
 from conftest import SMALL_WINDOW, example_settings, run_main
 
 import evaluate
+import maps
 import model
 import prepare_data
 import train
@@ -321,7 +322,7 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
 
 def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
                                                    capsys):
-    path = prepare_data.prepare(4, utils.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
+    path = prepare_data.prepare(4, maps.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
                                 output="data/patches_bare.nc")
     patches = prepare_data.read_patches(path)
     train.train(patches, small_settings | {
@@ -390,7 +391,7 @@ def test_damaged_checkpoint_is_an_error(trained, folder):
 
 
 def test_other_patches_are_an_error(trained, small_map, capsys):
-    prepare_data.prepare(4, utils.read_map(small_map), seed=1, window=SMALL_WINDOW)
+    prepare_data.prepare(4, maps.read_map(small_map), seed=1, window=SMALL_WINDOW)
     with pytest.raises(InputError, match="no patches of small.nc there; give the map"):
         evaluate.evaluate("tiny")
     again = evaluate.evaluate("tiny", str(small_map), figures=False)  # made beside the others

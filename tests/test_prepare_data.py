@@ -16,6 +16,7 @@ import scipy.ndimage
 from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
 from sklearn.model_selection import train_test_split
 
+import maps
 import prepare_data
 import utils
 from utils import InputError
@@ -28,7 +29,7 @@ def plain_map(shape=(90, 130), spacing_m=5000.0, x0=0.0, y0=0.0, **fields):
     """A map in memory: cells of 5 km from 0, ice 1 ... 2 km thick unless given."""
     rng = np.random.default_rng(0)
     fields = {"thk": 1000 + 1000 * rng.random(shape), "topg": -500 * rng.random(shape)} | fields
-    return utils.make_map(
+    return maps.make_map(
         x0 + spacing_m * np.arange(shape[1]), y0 + spacing_m * np.arange(shape[0]), name="plain",
         **{name: None if field is None else np.asarray(field, np.float32)
            for name, field in fields.items()})
@@ -204,12 +205,12 @@ def test_patch_file_describes_itself(small_patches, small_map, folder):
 
 
 def three_records(path, small_map):
-    """small_map as a file of three records: half its ice, all of it, twice of it."""
-    ice_map = utils.read_map(small_map)
+    """small_map as a file of three records: half its ice, all of it, half more."""
+    ice_map = maps.read_map(small_map)
     return write_map(path, {"time": 3, "y": 123, "x": 164}, {
         "time": (("time",), np.array([0.0, 366, 731]), {"units": "days since 2000-01-01"}),
         "x": (("x",), ice_map["x"], {"units": "m"}), "y": (("y",), ice_map["y"], {"units": "m"})}, {
-        "thk": (("time", "y", "x"), np.stack([part * ice_map["thk"] for part in (0.5, 1, 2)]),
+        "thk": (("time", "y", "x"), np.stack([part * ice_map["thk"] for part in (0.5, 1, 1.5)]),
                 {"units": "m", "grid_mapping": "crs"}),
         "topg": (("y", "x"), ice_map["topg"], {"units": "m"}),
         "crs": ((), np.int32(0), prepare_data.EPSG_3031)})
@@ -224,7 +225,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
         monkeypatch.setattr(sys, "argv", ["/somewhere/prepare_data.py", *argv])
         prepare_data.main(argv)
         made = prepare_data.read_patches("made.nc")
-        np.testing.assert_allclose(made["thk"][:, -1], small_patches["thk"][:, -1] * (0.5, 1, 2)[
+        np.testing.assert_allclose(made["thk"][:, -1], small_patches["thk"][:, -1] * (0.5, 1, 1.5)[
             number])
         assert made["data"]["record"] == number
         assert made["data"]["crs"] == prepare_data.EPSG_3031
@@ -237,7 +238,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
 
 
 def test_patches_hold_the_map_and_its_levels(small_patches, small_map):
-    ice_map = utils.read_map(small_map)
+    ice_map = maps.read_map(small_map)
     last = small_patches["thk"][:, -1]
     np.testing.assert_array_equal(last[5], ice_map["thk"][41:82, 41:82])
     np.testing.assert_allclose(small_patches["x"][5], ice_map["x"][41:82])
@@ -259,7 +260,7 @@ def test_network_constants_come_from_training_patches_only():
 
 
 def test_patches_are_the_same_at_every_scale(small_map):
-    ice_map = utils.read_map(small_map)
+    ice_map = maps.read_map(small_map)
     made = [prepare_data.make_patches(ice_map, scale, window=SMALL_WINDOW)
             for scale in utils.SCALES]
     for patches in made[1:]:
@@ -402,10 +403,10 @@ def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_m
     thk = np.linspace(500, 2500, 123 * 328).reshape(123, 328)
     blocks = write_plain_map(folder / "blocks.nc", plain_map(thk.shape, thk=thk, topg=-thk))
     for path, patches in (
-            (records, prepare_data.make_patches(utils.read_map(records, 1), 4, test_size=0.5,
+            (records, prepare_data.make_patches(maps.read_map(records, 1), 4, test_size=0.5,
                                                 seed=3, window=SMALL_WINDOW)),
             (blocks, prepare_data.split_anew(prepare_data.make_patches(
-                utils.read_map(blocks), 4, "area", window=(0, 327 * 5000, 0, 122 * 5000)),
+                maps.read_map(blocks), 4, "area", window=(0, 327 * 5000, 0, 122 * 5000)),
                 "block", (2, 2)))):
         trained = settings_of(patches, "data/patches_x4.nc")
         with pytest.raises(InputError, match=f"no patches of {path.name} there"):
@@ -415,7 +416,7 @@ def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_m
         for name in ("thk", "topg", "split"):
             np.testing.assert_array_equal(again[name], patches[name])
         # Beside patches of others it gets a file of its own.
-        prepare_data.prepare(4, utils.read_map(small_map), window=SMALL_WINDOW)
+        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW)
         own, again = prepare_data.find_patches("tiny", 4, path, trained=trained)
         assert own.name == "patches_tiny.nc"
         assert again["data"] == patches["data"]
@@ -441,7 +442,7 @@ def test_a_trained_run_knows_its_map_by_the_checksum(small_patches, small_map, w
 @functools.cache
 def read_once(path):
     """A real grid, read for all tests."""
-    return utils.read_map(path)
+    return maps.read_map(path)
 
 
 BEDMACHINE, ALBMAP = "antarctica_bedmachine_5km.nc", "antarctica_albmap_5km.nc"
@@ -601,7 +602,7 @@ def test_download_is_unpacked_checked_and_kept(server, folder, capsys):
     assert sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*")) == [
         "data", "data/ALBMAPv1.nc", "x.nc"]
     assert (folder / "x.nc").read_text() == "the user's own"
-    assert utils.read_map(path)["thk"].max() == 4400
+    assert maps.read_map(path)["thk"].max() == 4400
     assert "doi:10.1594/PANGAEA.734145" in capsys.readouterr().out
     assert prepare_data.download_albmap("http://127.0.0.1:1/never") == path  # there already
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import write_map
 
+import maps
 import utils
 from utils import InputError
 
@@ -92,7 +93,7 @@ def cf_in_km(path):
 @pytest.mark.parametrize(
     "write", [standard_map, albmap, searise, old_pism, bedmachine, bedmap3, cf_in_km])
 def test_every_layout_reads_as_the_same_map(write, tmp_path):
-    ice_map = utils.read_map(write(tmp_path / "map.nc"))
+    ice_map = maps.read_map(write(tmp_path / "map.nc"))
     np.testing.assert_allclose(ice_map["x"], X)
     np.testing.assert_allclose(ice_map["y"], Y)
     np.testing.assert_allclose(ice_map["thk"], THK, rtol=1e-6)
@@ -107,7 +108,7 @@ def test_missing_and_negative_thickness_are_zero_ice_and_counted():
     thk[0, :3] = np.nan
     thk[2, 2:] = -5
     topg[0, 1:] = np.nan
-    with_bed, bare = utils.make_map(X, Y, thk, topg), utils.make_map(X, Y, thk, name="bare")
+    with_bed, bare = maps.make_map(X, Y, thk, topg), maps.make_map(X, Y, thk, name="bare")
     np.testing.assert_array_equal(
         with_bed["thk"], [[0, 0, 0, 300], [400, 0, 600, 700], [800, 900, 0, 0]])
     assert (with_bed["n_missing_thk"], with_bed["n_negative_thk"]) == (3, 2)
@@ -121,7 +122,7 @@ def test_grid_mapping_and_citation_are_carried(tmp_path):
                         crs=((), np.int32(0), SOUTH))
     with netCDF4.Dataset(path, "a") as ds:
         ds.References = "Somebody (2020)"
-    ice_map = utils.read_map(path)
+    ice_map = maps.read_map(path)
     assert ice_map["crs"] == SOUTH
     assert ice_map["citation"] == "Somebody (2020)"
 
@@ -162,16 +163,16 @@ def test_projections_that_say_little_are_not_said_to_differ():
 ])
 def test_bad_maps_are_named(replaced, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        utils.read_map(standard_map(tmp_path / "map.nc", **replaced))
+        maps.read_map(standard_map(tmp_path / "map.nc", **replaced))
 
 
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        utils.read_map(tmp_path / "absent.nc")
+        maps.read_map(tmp_path / "absent.nc")
     text = tmp_path / "text.nc"
     text.write_text("not a map")
     with pytest.raises(InputError, match="not a readable NetCDF file"):
-        utils.read_map(text)
+        maps.read_map(text)
     size = 400
     whole = write_map(tmp_path / "whole.nc", {"y": size, "x": size}, {
         "x": (("x",), np.arange(size) * 5e3, {}), "y": (("y",), np.arange(size) * 5e3, {})}, {
@@ -180,7 +181,7 @@ def test_bad_files_are_named(tmp_path):
         cut = tmp_path / "cut.nc"
         cut.write_bytes(whole.read_bytes()[:int(share * whole.stat().st_size)])
         with pytest.raises(InputError, match="truncated"):
-            utils.read_map(cut)
+            maps.read_map(cut)
 
 
 # ---------------------------------------------------------------- records
@@ -197,7 +198,7 @@ def map_of_records(path, units="days since 2000-01-01", days=(0, 366, 731), **re
 @pytest.mark.parametrize("record, number, thk, date", [
     (0, 0, THK + 7, "2000-01-01"), (1, 1, THK, "2001-01-01"), (-1, 2, 2 * THK, "2002-01-01")])
 def test_a_record_of_the_map_and_its_date(record, number, thk, date, tmp_path):
-    ice_map = utils.read_map(map_of_records(tmp_path / "map.nc"), record)
+    ice_map = maps.read_map(map_of_records(tmp_path / "map.nc"), record)
     np.testing.assert_allclose(ice_map["thk"], thk)
     np.testing.assert_allclose(ice_map["topg"], TOPG)
     assert ice_map["record"] == number
@@ -208,14 +209,14 @@ def test_records_that_are_not_there_are_named(tmp_path):
     path = map_of_records(tmp_path / "map.nc")
     for record in (3, -4):
         with pytest.raises(InputError, match=f"no record {record}; choose 0 to 2"):
-            utils.read_map(path, record)
+            maps.read_map(path, record)
     path = standard_map(tmp_path / "single.nc")
-    single = utils.read_map(path, 0)  # all it has
+    single = maps.read_map(path, 0)  # all it has
     assert (single["record"], single["record_text"]) == (None, "")
     with pytest.raises(InputError, match="thk has one record, there is no record 2"):
-        utils.read_map(path, 2)
+        maps.read_map(path, 2)
     with pytest.raises(InputError, match="topg has one record, there is no record 2"), \
-            utils.open_bed(path, 2):
+            maps.open_bed(path, 2):
         pass
 
 
@@ -224,7 +225,7 @@ def test_records_that_are_not_there_are_named(tmp_path):
     {"days": [0, 1, 1e30]}, {"time": (("time",), np.array([0, 1, -9.0]), {
         "units": "days since 2000-01-01", "_FillValue": -9.0})}])
 def test_a_record_without_a_date_is_told_by_its_number(changes, tmp_path):
-    ice_map = utils.read_map(map_of_records(tmp_path / "map.nc", **changes))
+    ice_map = maps.read_map(map_of_records(tmp_path / "map.nc", **changes))
     assert ice_map["record_text"] == "record 2 of 3"
 
 
@@ -237,16 +238,16 @@ def test_a_bed_has_a_record_of_its_own(tmp_path):
         topg=(dims, np.stack([TOPG[:, ::-1], 2 * TOPG[:, ::-1]]), METRES))
     for record, topg, text in ((0, TOPG, "record 0 of 2 (1999-12-01)"),
                                (-1, 2 * TOPG, "record 1 of 2 (2000-01-01)")):
-        with utils.open_bed(path, record) as bed:
+        with maps.open_bed(path, record) as bed:
             np.testing.assert_array_equal(bed["x"], X)
             np.testing.assert_array_equal(bed["y"], Y)
             np.testing.assert_allclose(bed["read"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])
             assert (bed["spacing_m"], bed["record_text"]) == (5000, text)
-    own = utils.bed_of_map(utils.read_map(standard_map(tmp_path / "map.nc")))
+    own = maps.bed_of_map(maps.read_map(standard_map(tmp_path / "map.nc")))
     np.testing.assert_allclose(own["read"](slice(1, 3), slice(0, 3)), TOPG[1:3, 0:3])
     assert set(own) == set(bed)
-    assert utils.bed_of_map(utils.make_map(X, Y, THK)) is None
-    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), utils.open_bed(
+    assert maps.bed_of_map(maps.make_map(X, Y, THK)) is None
+    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), maps.open_bed(
             standard_map(tmp_path / "bare.nc", topg=None)):
         pass
 

@@ -19,8 +19,8 @@ from benchmark_training import matrix_product_flops, seconds
 from conftest import example_settings
 
 import downscale
+import maps
 import model
-import utils
 
 SIDE = 1500  # coarse cells along each side of the map
 
@@ -33,8 +33,8 @@ def main():
     rng = np.random.default_rng(0)
     axis, fine = 5000.0 * np.arange(SIDE), 2500.0 * np.arange(2 * SIDE) - 1250
     topg = rng.uniform(-1000, 1000, (2 * SIDE, 2 * SIDE)).astype(np.float32)
-    ice_map = utils.make_map(axis, axis, rng.uniform(1, 4000, (SIDE, SIDE)))
-    bed = utils.bed_of_map(utils.make_map(fine, fine, np.zeros_like(topg), topg))
+    ice_map = maps.make_map(axis, axis, rng.uniform(1, 4000, (SIDE, SIDE)))
+    bed = maps.bed_of_map(maps.make_map(fine, fine, np.zeros_like(topg), topg))
 
     def whole_map():
         with contextlib.redirect_stdout(io.StringIO()):  # no progress

@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import downscale
+import maps
 import model
 import utils
 from evaluate import METHODS
@@ -71,7 +72,7 @@ def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
 
 def make_maps(path):
     """The four maps of a map file: yields name, spacing [m], thk and topg (y, x) m."""
-    ice_map = utils.read_map(path)
+    ice_map = maps.read_map(path)
     thk, topg = ice_map["thk"], ice_map["topg"]
     yield "thinned", 8000.0, *thinned(thk, topg, 1000, 1000)
     yield "mountain", 1000.0, *thinned(thk, topg, 1500, 2000, 0.25)
@@ -88,7 +89,7 @@ def score(run, thk, topg, spacing_m):
     """RMSE [m] of every method in a hindcast of a map in memory: {method: rmse_m}."""
     settings, scale, chain = model.open_run(run)
     y, x = (spacing_m * np.arange(n) for n in thk.shape)
-    fine, coarse = downscale.coarsen(utils.make_map(x, y, thk, topg.astype(np.float32)), scale)
+    fine, coarse = downscale.coarsen(maps.make_map(x, y, thk, topg.astype(np.float32)), scale)
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
         by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
     scores = downscale.score_map(by_method, fine, coarse, settings, scale)
