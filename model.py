@@ -105,8 +105,8 @@ LOSSES = ("mse", "rmse")
 PREDICT_BATCH = 50  # patches predicted at a time
 NEAR = 5           # side in cells, odd, of the surroundings that relative_channels compares with
 FILM_M = {"bicubic": 5.0, "area": 2.5}  # ice thinner than that, times the cells across a coarse
-                                        # one, is a film (see remove_film); so ice area comes out
-                                        # right on training patches
+                                        # one, is a film (see remove_film): where ice area came out
+                                        # right on training patches, and in the 8 km hindcasts
 FILM_PART = 0.2    # no more than this part of the thickest coarse cell near by is a film
 
 
