@@ -11,30 +11,28 @@ writes FINE.nc, and scores and figures to results/<run>/. Nothing is trained her
 
 import contextlib
 import json
-import math
 import re
 import time
 from pathlib import Path
 
-import matplotlib.patches
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.ndimage
 
 import evaluate
+import figures
 import maps
 import model
 import prepare_data
+import uncertainty
 import utils
-from evaluate import METHODS
+from figures import METHODS
 from utils import InputError
 
 # ---- Settings ---------------------------------------------------------------------------------
 TILE = 640          # side of a tile with its halo, in fine cells
 SPLINE_HALO = 16    # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 NEAR_ICE = 8        # a hindcast is scored on ice and so many cells around it
-MAP_PIXELS = 1200   # longest side of a map in a figure, in cells; its zoom reads up to twice that
-ZOOM = 96           # side of the zoom, in fine cells
 # -----------------------------------------------------------------------------------------------
 
 
@@ -61,9 +59,8 @@ def own_bed_text(ice_map, means, bed):
 def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
     """The bed for a map (see maps.open_bed): of another file, or its own; None where it has none.
 
-    That of another file is taken to be of the map's first record: its `change` is what the map's
-    own has risen since. options: see maps.map_options.
-    Raises InputError where the run needs one, or it is of another projection or place.
+    That of another file is of the map's first record: its `change` is what the map's own has risen
+    since. Raises InputError where the run needs one, or it is of another projection or place.
     """
     if bed_file is None:
         if ice_map["topg"] is None and model.needs_topg(settings):
@@ -98,7 +95,7 @@ def tile_sides(settings, scale):
     """Halo and side, halo included, of the tiles of a map in coarse cells.
 
     The halo holds all that a cell of the result depends on: the reach of the chain, and of the
-    spline that brings the coarse field to the fine cells. On own grids that is only compared with.
+    spline to the fine cells. On own grids that is only compared with.
     """
     reach = model.chain_reach(settings, scale)
     halo = max(SPLINE_HALO, reach) if settings["grid"] == "own" else SPLINE_HALO + reach
@@ -115,11 +112,10 @@ def map_tiles(shape, settings, scale):
 def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
     """What is needed for one tile of a map, with its halo: a dict of arrays.
 
-    ice_map: the coarse map (see maps), its thickness means over its cells; axes: x, y of the fine
-    map [m]; bed: see maps.open_bed, or None; tile: of map_tiles.
-    coarse: (1, y, x) float32 [m] without gaps; topg: the same of the fine cells, or None.
-    topg_read: (y, x) m, NaN in its gaps, or None; unknown: (y, x) bool of fine cells, where nothing
-    is known: a coarse cell is known as a whole or not at all.
+    ice_map: the coarse map (see maps); axes: x, y of the fine map [m]; bed: see maps.open_bed, or
+    None; tile: of map_tiles. coarse: (1, y, x) float32 [m] without gaps; topg: the same of the fine
+    cells, or None; topg_read: (y, x) m, NaN in its gaps, or None; unknown: fine cells (y, x) where
+    nothing is known: a coarse cell is known as a whole or not at all.
     """
     rows, columns = (slice(part.start * scale, part.stop * scale) for _, part in tile)
     whole = tile[0][1], tile[1][1]
@@ -142,11 +138,12 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
 
     chain(thk, topg): see model.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
     rows, columns (slices of the fine map) and what is in them: thickness {method: (y, x) float32
-    m}, NaN where nothing is known, and topg (y, x) m or None. thickness has the model; with
-    baselines also those of model.baselines. what: name of the steps of the progress.
+    m}, NaN where nothing is known, and topg (y, x) m or None. thickness has the model, with
+    baselines those of model.baselines, of a calibrated run its uncertainty: uncertainty.half_width.
     """
     axes = [utils.finer_axis(ice_map[name], scale) for name in "xy"]
     needs_topg, started = model.needs_topg(settings), time.monotonic()
+    fit, seen = settings.get("uncertainty"), np.zeros(3)  # free cells: all, unlike, at a margin
     tiles = map_tiles(ice_map["thk"].shape, settings, scale)
     for done, tile in enumerate(tiles, 1):
         arrays = cut_tile(ice_map, axes, bed, tile, scale, needs_topg)
@@ -162,19 +159,30 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
             levels = utils.make_levels(topg if needs_topg else np.zeros((1, *shape), np.float32),
                                        scale, "area", settings["grid"])
             level0 = coarse if settings["grid"] == "own" else thk0
-            thk = model.predict(chain, level0, levels, settings["average_turns"])[-1]
+            (*_, thk), spread = model.predict(chain, level0, levels, settings["average_turns"])
             if settings["grid"] == "fine":
                 thk = model.make_consistent(thk, coarse, "area")
             thickness["model"] = model.remove_film(thk, coarse, "area").numpy()
+            spread = model.free_spread(spread, coarse, "area").numpy()
         else:
             thickness["model"] = np.zeros((1, *shape), np.float32)  # open ocean: nothing to ask
+            spread = np.full((1, *shape), np.nan, np.float32)
         own = [slice(part.start * scale, part.stop * scale) for part, _ in tile]
         inside = tuple(slice((part.start - whole.start) * scale, (part.stop - whole.start) * scale)
                        for part, whole in tile)
+        if fit:
+            types = uncertainty.types_of_patches(thickness["model"], topg if needs_topg else None,
+                                           settings)
+            thickness["uncertainty"] = uncertainty.half_width(spread, types, fit)
+            free = np.isfinite(spread)
+            seen += [cells[0][inside].sum() for cells in (
+                free, free & (spread > fit["seen_m"]), free & types["margin"])]
         yield (*own, {method: np.where(arrays["unknown"], np.nan, thk[0])[inside]
                       for method, thk in thickness.items()},
                arrays["topg_read"][inside] if bed else None)
         utils.show_progress(what, done, len(tiles), (time.monotonic() - started) / done)
+    if fit:
+        uncertainty.print_unlike(fit, *(seen[1:] / max(seen[0], 1)))
 
 
 # ---------------------------------------------------------------- a finer map, as a file
@@ -184,14 +192,14 @@ def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, den
                    time_axis=None):
     """Write the tiles of refine to a map file, at `path` only when it is whole.
 
-    records: pairs (map, its tiles) of every record, one after the other; first: the first map; bed:
-    its bed or None; densities: of ice and sea water; else as in create_fine_map. The axes run as in
-    the file of the map. Returns two texts for a reader, "" for nothing: how far the bed is from the
-    map's own, and what is lost where the bed is missing.
+    records: pairs (map, its tiles) of every record; first: the first map; bed: its bed or None;
+    else as in create_fine_map. The axes run as in the file of the map. Returns two texts, "" for
+    nothing: how far the bed is from the map's own, and what is lost where the bed is missing.
     """
     axes = {name: utils.finer_axis(first[name], scale)[::step]
             for name, step in zip("yx", first["flips"], strict=True)}
-    names = list(utils.WRITTEN) if bed else ["thk"]
+    names = [name for name in utils.WRITTEN if (bed or name.startswith("thk"))
+             and (attributes["uncertainty"] or name != "thk_uncertainty")]
     moves = first["topg_change"] is not None or (bed and bed["path"] == first["path"])
     moving = [name for name in names if name != "topg" or moves]
     is_other = bed and bed["path"] != first["path"] and first["topg"] is not None
@@ -200,6 +208,9 @@ def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, den
         with utils.writing(path):
             ds = utils.create_fine_map(temporary, axes, crs, names, chunk, attributes, time_axis,
                                        moving)
+            if attributes["uncertainty"]:
+                ds["thk"].ancillary_variables = "thk_uncertainty"
+                ds["thk_uncertainty"].comment = attributes["uncertainty"]
         try:
             for record, (ice_map, tiles) in enumerate(records):
                 if time_axis:
@@ -209,8 +220,9 @@ def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, den
                             ds["time_bnds"][record] = time_axis[2][record]
                 volumes[1] += ice_map["thk"].sum(dtype=float)
                 for rows, columns, thickness, topg in tiles:
-                    fields = {"thk": thickness["model"]}
-                    thk = fields["thk"]
+                    thk = thickness["model"]
+                    fields = {"thk": thk} | {f"thk_{name}": field for name, field
+                                             in thickness.items() if name == "uncertainty"}
                     if bed:
                         fields |= {"usrf": utils.upper_surface(thk, topg, densities),
                                    "mask": utils.cell_type(thk, topg, densities)}
@@ -255,6 +267,9 @@ def print_task(ice_map, settings, scale):
               "on patches made with --degrade area does better")
     if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
         print(f"note: the run was trained to end at {data['spacing_m'] / 1000:g} km")
+    if "uncertainty" not in settings:
+        print(f"note: no thk_uncertainty: run {settings['run']} was not calibrated for {scale}x "
+              f"(python train.py --calibrate --run {settings['run']}, for its own scale)")
 
 
 def result_path(run, kind, path, ice_map, bed, scale):
@@ -268,8 +283,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
               options=None):
     """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure.
 
-    record: a number, or a range "N:M" or "all", see utils.chosen_records; options: see
-    maps.map_options.
+    record: a number, or a range, see utils.chosen_records; options: see maps.map_options.
     """
     utils.check_output(output, map_file, bed_file)
     options = maps.NO_OPTIONS | (options or {})
@@ -308,6 +322,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
         sources = [each for each in (ice_map, bed) if each]
         names = dict.fromkeys(each["name"] + (f" ({each['record_text']})" if each["record_text"]
                                               else "") for each in sources)
+        fit = settings.get("uncertainty")
         attributes = {
             "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
                      f"{spacing_m / scale:g} m",
@@ -323,6 +338,11 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
             "model_weights_sha256": weights,
             "model_training_citation": settings["data"]["citation"],
             "model_scores": json.dumps(utils.run_scores(run, weights)),
+            "uncertainty": fit and (
+                "thk - thk_uncertainty (0 where that is less) to thk + thk_uncertainty covers 90 % "
+                f"of the cells of {fit['blocks']['all']} patches of {settings['data']['source']} "
+                f"that the run was trained on and of {fit['held_out']} held out; errors of the "
+                "coarse map and of the bed are not in it; 0 where the coarse map has no ice") or "",
             "versions": json.dumps(utils.versions()),
             "comment": "; ".join(["thk averaged over the cells of the coarse map gives it back",
                                   *notes]),
@@ -350,7 +370,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
     for text in filter(None, (apart, lost and f"note: {lost}", f"wrote    {output}")):
         print(text)
     path = f"{result_path(run, 'map', output, ice_map, bed, scale)}.png"
-    evaluate.save(plot_downscaled(output, ice_map, used, scale), path,
+    figures.save(figures.plot_downscaled(output, ice_map, used, scale), path,
                   map_provenance(settings, ice_map, bed, scale))
     print(f"figure   {path}")
 
@@ -379,8 +399,7 @@ def map_provenance(settings, ice_map, bed, scale):
 def coarsen(fine, scale):
     """A map cut to whole coarse cells, and what its thickness is reduced to by cell means.
 
-    Returns two maps (see maps). A coarse cell is unknown where one of its cells is. Raises
-    InputError where the map is too small.
+    Two maps (see maps). A coarse cell is unknown where one of its cells is. InputError where small.
     """
     ny, nx = (n // scale * scale for n in fine["thk"].shape)
     if min(ny, nx) < 2 * scale:
@@ -399,10 +418,7 @@ def coarsen(fine, scale):
 
 
 def rebuild(chain, fine, coarse, settings, scale):
-    """Thickness that a run and the baselines make of a coarse map: {method: (y, x) float32 m}.
-
-    fine, coarse: of coarsen; the bed is that of the fine map. Arguments else as in refine.
-    """
+    """What refine makes of a coarse map, and baselines: {method: (y, x) m}; maps: of coarsen."""
     by_method = {}
     for rows, columns, thickness, _ in refine(chain, coarse, maps.bed_of_map(fine), settings,
                                               scale, baselines=True):
@@ -416,14 +432,17 @@ def score_map(by_method, fine, coarse, settings, scale):
     """Scores of a hindcast, on ice and NEAR_ICE cells around it: a dict.
 
     by_method: {method: (y, x) m}; fine, coarse: of coarsen; settings: of the run.
-    all: utils.score; n_lost: ice cells of the map that are not scored, for want of a bed.
-    by_type: the same by utils.cells_by_type (margin: within two coarse cells of an ice edge or a
-    grounding line). by_place: inside and outside the window that the run was trained on; only
-    where its map and this one say that they have one projection.
+    all: utils.score; n_lost: ice cells that are not scored, for want of a bed. by_type: the same by
+    utils.cells_by_type (margin: within two coarse cells). by_place: inside and outside the window
+    that the run was trained on; only where its map and this one say that they have one projection.
+    uncertainty: {part of the above: uncertainty.score_intervals} where the coarse map leaves a
+    choice.
     checks: {method: {consistency_m: largest difference of the reduced result from the coarse map,
-    least_thk_m: lowest thickness}}; the latter left out where nothing is known.
+    least_thk_m: lowest thickness, if any is known}}.
     """
     label, spacing_m, crs = fine["thk"], fine["spacing_m"], settings["data"]["crs"]
+    width = by_method.get("uncertainty")
+    by_method = {method: by_method[method] for method in METHODS if method in by_method}
     known = np.isfinite(by_method["model"])
     ice = utils.is_ice(label)
     near = known & (scipy.ndimage.distance_transform_edt(~ice) <= NEAR_ICE if ice.any() else True)
@@ -434,13 +453,19 @@ def score_map(by_method, fine, coarse, settings, scale):
 
     types = utils.cells_by_type(label, fine["topg"], 2 * scale,
                                 utils.densities_of(settings["data"]))
-    scores = {"all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
-              "by_type": {name: score(cells) for name, cells in types.items()}}
+    places, scores = {}, {
+        "all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
+        "by_type": {name: score(cells) for name, cells in types.items()}}
     if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
         x0, x1, y0, y1 = settings["data"]["window"]
         window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
                   & (fine["x"] >= x0) & (fine["x"] <= x1))
-        scores["by_place"] = {"training window": score(window), "elsewhere": score(~window)}
+        places = {"training window": window, "elsewhere": ~window}
+        scores["by_place"] = {name: score(cells) for name, cells in places.items()}
+    if width is not None:
+        scores["uncertainty"] = {name: uncertainty.score_intervals(
+            by_method["model"] - label, width, cells & near & (width > 0), settings["uncertainty"],
+            spacing_m) for name, cells in ({"all": near} | types | places).items()}
     for method, thk in by_method.items():
         reduced = utils.reduce_fields(np.where(known, thk, 0)[None], scale, "area")[0]
         off = np.abs(reduced - coarse["thk"])[known[::scale, ::scale]]
@@ -453,8 +478,7 @@ def score_map(by_method, fine, coarse, settings, scale):
 def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1, options=None):
     """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
 
-    Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png, prints a table, and
-    returns the metrics: what score_map says, and what made them.
+    Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png; returns the metrics.
     """
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = model.open_run(run, scale, options["densities"])
@@ -485,7 +509,7 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
     utils.write_json(f"{path}.json", metrics)
     print_hindcast(metrics)
     if metrics["all"]["errors"]:
-        evaluate.save(plot_hindcast(metrics, by_method, fine), f"{path}.png", made_by)
+        figures.save(figures.plot_hindcast(metrics, by_method, fine), f"{path}.png", made_by)
         print(f"\nfigure   {path}.png")
     return metrics
 
@@ -501,109 +525,7 @@ def print_hindcast(metrics):
         method: {"consistency m": f"{checks['consistency_m']:.3f}",
                  "least thk m": f"{checks['least_thk_m']:.1f}"}
         for method, checks in metrics["checks"].items() if "least_thk_m" in checks})
-
-
-# ---------------------------------------------------------------- figures
-
-
-def plot_hindcast(metrics, by_method, fine):
-    """Label, and the errors of every method on one scale; below, zoomed where the model is worst.
-
-    Returns the figure.
-    """
-    label = fine["thk"]
-    errors = {method: by_method[method] - label for method in evaluate.MAPPED
-              if method in by_method}
-    limit = evaluate.error_limit_m(np.nan_to_num(errors["bicubic"]))
-    panels = [("label", label, "thk")] + [
-        (f"{METHODS[method][0]} error, RMSE {metrics['all']['errors'][method]['rmse_m']:.1f} m",
-         error, "error") for method, error in errors.items()]
-    title = (f"Hindcast with run {metrics['run']}: {metrics['map']}, {metrics['from_km']:g} km to "
-             f"{metrics['to_km']:g} km")
-    if metrics["synthetic"]:
-        title = f"SYNTHETIC ice sheet, no real place\n{title}"
-    return plot_map(title, fine["x"], fine["y"], panels,
-                    (label, fine["topg"], utils.densities_of(metrics)), limit,
-                    np.nan_to_num(errors["model"]))
-
-
-def plot_downscaled(path, ice_map, settings, scale):
-    """The coarse map, the finer one in the file `path`, and their difference; below, zoomed.
-
-    Returns the figure. The zoom is where the difference is largest.
-    """
-    with maps.open_netcdf(path) as ds:
-        step = math.ceil(max(ds["thk"].shape) / (2 * MAP_PIXELS)) | 1  # see plot_map
-        parts = tuple(slice(None, None, step * flip) for flip in ice_map["flips"])
-        thk, topg = (np.ma.filled(ds[name][(-1,) * (ds[name].ndim - 2) + parts], np.nan)
-                     if name in ds.variables else None for name in ("thk", "topg"))
-    x, y = (utils.finer_axis(ice_map[name], scale)[::step] for name in "xy")
-    rows, columns = (np.arange(n * scale)[::step] // scale for n in ice_map["thk"].shape)
-    coarse = ice_map["thk"][rows[:, None], columns]
-    panels = [("coarse map", coarse, "thk"), ("downscaled", thk, "thk"),
-              ("downscaled - coarse", thk - coarse, "error")]
-    spacing_km = ice_map["spacing_m"] / 1000
-    title = (f"{ice_map['name']} from {spacing_km:g} km to {spacing_km / scale:g} km with run "
-             f"{settings['run']}")
-    change = np.nan_to_num(thk - coarse)
-    return plot_map(title, x, y, panels, (thk, topg, utils.densities_of(settings["data"])),
-                    evaluate.error_limit_m(change), change)
-
-
-def worst_square(field, side):
-    """First row, column of the square of `side` cells in which `field`, squared, is largest."""
-    mean = scipy.ndimage.uniform_filter(field.astype(np.float64) ** 2, side, mode="constant")
-    half = side // 2
-    inside = mean[half:field.shape[0] - side + half + 1, half:field.shape[1] - side + half + 1]
-    return np.unravel_index(np.argmax(inside), inside.shape)
-
-
-def plot_map(title, x, y, panels, outline, limit, zoom_on):
-    """A figure of a whole map: its panels, and below them the same, zoomed. Returns the figure.
-
-    x, y: axes [m]; panels: [(name, (y, x) field [m], "thk" or "error")]; outline: thk and topg
-    [m] and the densities, for ice edge (black) and grounding line (orange); limit: end of the error
-    scale [m]; zoom_on: (y, x) [m], the zoom is where its squares are largest.
-    """
-    side = min(ZOOM, *zoom_on.shape)
-    row, column = worst_square(zoom_on, side)
-    # An odd step, so that the sample does not always hit the same fine cell of a coarse one.
-    step = math.ceil(max(zoom_on.shape) / MAP_PIXELS) | 1
-    views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
-    thk, topg, densities = outline
-    lines = [(utils.is_ice(thk), "black")]
-    if topg is not None:
-        lines.append((utils.cell_type(thk, topg, densities) == 2, "#ff7f00"))
-    styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), evaluate.LEAST_SCALE_M)),
-                      evaluate.THK_COLOURS),
-              "error": ((-limit, limit), evaluate.ERROR_COLOURS)}
-    n, tall = len(panels), len(y) / len(x)
-    figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
-                                height_ratios=(tall, 1))
-    lines_are = "ice edge black" + (", grounding line orange" if topg is not None else "")
-    figure.suptitle(f"{title}\n{lines_are}, zoom red")
-    images = {}
-    for axes, (rows, columns), what in zip(grid, views, ("", ", zoom"), strict=True):
-        extent = evaluate.km_extent(x[columns], y[rows])
-        for panel, (name, field, kind) in zip(axes, panels, strict=True):
-            heading = name.split(",")[0] + what if what else name  # its RMSE is of the whole map
-            images[kind] = evaluate.draw_panel(panel, field[rows, columns], extent, heading,
-                                               *styles[kind])
-            for cells, colour in lines:
-                if 0 < cells[rows, columns].mean() < 1:
-                    panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
-                                  colors=colour, linewidths=0.4 if not what else 0.8)
-            panel.set_xlabel("x (km)")
-        axes[0].set_ylabel("y (km)")
-    box = evaluate.km_extent(x[views[1][1]], y[views[1][0]])
-    for panel in grid[0]:  # where the zoom is
-        panel.add_patch(matplotlib.patches.Rectangle(
-            (box[0], box[2]), box[1] - box[0], box[3] - box[2], fill=False, edgecolor="red"))
-    for kind, label in (("thk", "thickness (m)"), ("error", "difference (m)")):
-        of_kind = [i for i, panel in enumerate(panels) if panel[2] == kind]
-        figure.colorbar(images[kind], ax=grid[:, of_kind], label=label, location="bottom",
-                        aspect=30, pad=0.02, extend="max" if kind == "thk" else "both")
-    return figure
+    uncertainty.print_intervals(metrics.get("uncertainty"))
 
 
 def main(argv=None):
@@ -635,7 +557,7 @@ def main(argv=None):
                          + ("" if args.hindcast else ", a range N:M, or all"))
     record = int(record) if re.fullmatch(r"-?\d+", record) else record
     options = maps.map_options(args)
-    evaluate.choose_screen(args.show)
+    figures.choose_screen(args.show)
     model.set_up_device()
     if args.hindcast:
         hindcast(run, args.map, args.bed, args.scale, record, bed_record, options)

@@ -95,6 +95,7 @@ SETTINGS = {
     "data": "what decides the numbers in that file, see prepare_data.DATA_KEYS; among them "
             "degrade (reduction: bicubic | area), and thk_norm_m and topg_norm_m, which scale the "
             "channels",
+    "uncertainty": "how sure its thickness is: a fit, see train.calibrate; left out until then",
     "versions": "of Python and the libraries that the run was trained with",
 }
 BASES = ("none", "bicubic", "surface")
@@ -203,7 +204,7 @@ def read_settings(run):
     settings = utils.read_json(
         path, f"train the run first: python train.py --run {run} --scale 2|4|8|16")
     for key in SETTINGS:
-        if key not in settings:
+        if key not in settings and key != "uncertainty":
             raise utils.InputError(f"{path}: no {key} in it: trained by an older version; train "
                                    "again with --restart")
     return settings
@@ -244,15 +245,17 @@ def restore(checkpoint, path):
 def open_run(run, scale=None, densities=None):
     """A trained run for whole maps: its settings, the scale, and its chain, see predict.
 
-    scale: may be smaller than the run's; the last stages of its layers do that. densities: of ice
-    and sea water [kg m-3], in place of the run's in the chain; its settings stay what they are.
-    Raises InputError where there is no such run or it has too few stages.
+    scale: may be smaller than the run's; the last stages of its layers do that. densities: in place
+    of the run's in the chain [kg m-3]; its settings stay what they are. Raises InputError where
+    there is no such run or it has too few stages.
     """
     settings = read_settings(run)
     scale = scale or settings["scale"]
     if scale > settings["scale"]:
         raise utils.InputError(f"run {run} was trained for {settings['scale']}x, not for {scale}x; "
                                "choose a --scale up to that or another --run")
+    if scale != settings["scale"]:  # an uncertainty is that of the whole chain
+        settings.pop("uncertainty", None)
     last = dict(list(load_layers(settings).items())[-count_stages(scale):])
     used = utils.with_densities(settings, densities)
     return settings, scale, compile_chain(last, used, whole_map=True)
@@ -561,16 +564,27 @@ def turn(fields, number, back=False):
 
 
 def predict(chain, thk, topg, average_turns):
-    """Every stage's thickness, as run_chain gives it, for maps or patches.
+    """Every stage's thickness, as run_chain gives it, and the last's spread, of maps or patches.
 
     chain(thk, topg): run_chain of a run's layers, compiled or not; thk, topg: as there.
     average_turns: average the prediction over the eight flips and rotations of the map (test-time
-    augmentation). The average is still consistent.
+    augmentation), still consistent. spread: their standard deviation, (patch, y, x) m; else 0.
     """
     numbers = range(8) if average_turns else [0]
     turned = [[turn(prediction, number, back=True) for prediction in chain(
         turn(thk, number), [turn(level, number) for level in topg])] for number in numbers]
-    return [tf.add_n(stage) / len(turned) for stage in zip(*turned, strict=True)]
+    spread = tf.math.reduce_std(tf.stack([stages[-1] for stages in turned]), axis=0)
+    return [tf.add_n(stage) / len(turned) for stage in zip(*turned, strict=True)], spread
+
+
+def free_spread(spread, coarse, degrade):
+    """The spread (patch, y, x) m, NaN where the coarse map, level 0, leaves no choice.
+
+    Cell means: where their cell has no ice; samples: where none around has any, see remove_film.
+    """
+    weights = spread_weights if degrade == "area" else linear_weights
+    ice = coarse if degrade == "area" else tf.nn.max_pool2d(coarse[..., None], 3, 1, "SAME")[..., 0]
+    return tf.where(bring(ice, spread.shape[1:], weights, degrade) > 0, spread, np.nan)
 
 
 def chain_levels(patches, numbers, settings):
@@ -586,21 +600,22 @@ def chain_levels(patches, numbers, settings):
 
 
 def predict_patches(layers, patches, settings, numbers):
-    """Every stage's thickness for the patches of these numbers: (stage, patch, y, x) m.
+    """Thickness of every stage, (stage, patch, y, x) m, and free_spread, for patches `numbers`.
 
     On the fine cells, as the levels in the file: a coarser stage's is enlarged to them. The last
     is without a film, see remove_film.
     """
     chain, degrade = compile_chain(layers, settings), settings["data"]["degrade"]
-    shape, batches = patches["thk"].shape[2:], []
+    shape, batches, spreads = patches["thk"].shape[2:], [], []
     for batch in np.split(numbers, range(PREDICT_BATCH, len(numbers), PREDICT_BATCH)):
         thk, topg = chain_levels(patches, batch, settings)
-        predictions = predict(chain, thk[0], topg, settings["average_turns"])
+        predictions, spread = predict(chain, thk[0], topg, settings["average_turns"])
+        spreads.append(free_spread(spread, thk[0], degrade))
         if settings["consistency"]:
             predictions[-1] = remove_film(predictions[-1], thk[0], degrade)
         batches.append(np.stack([bring(prediction, shape, utils.enlargement_weights, degrade)
                                  for prediction in predictions]))
-    return np.concatenate(batches, axis=1)
+    return np.concatenate(batches, axis=1), np.concatenate(spreads)
 
 
 def baselines(thk0, coarse, topg0, topg, degrade, densities=utils.DENSITIES):

@@ -305,6 +305,13 @@ def in_split(patches, *names):
     return np.flatnonzero(np.isin(patches["split"], [utils.SPLITS.index(name) for name in names]))
 
 
+def training_numbers(patches, settings):
+    """Numbers of the patches that a run trains on, and of those held out to watch it (or none)."""
+    if settings["validation"]:
+        return in_split(patches, "train"), in_split(patches, "validation")
+    return in_split(patches, "train", "validation"), np.array([], int)
+
+
 # ---------------------------------------------------------------- from map to patches
 
 

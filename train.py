@@ -6,6 +6,7 @@
     python train.py --patches data/patches_x8.nc --run wide --lr 3e-4    # an experiment beside it
     python train.py --scale 8 --seeds 3                # x8, x8_seed1, x8_seed2: one table
     python train.py --scale 8 --crossval 5             # each block of patches held out once
+    python train.py --run wide --calibrate             # how sure it is, without training it
 
 The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
 Patches come from --patches FILE, else from data/patches_x<scale>.nc, which is made from --input
@@ -23,9 +24,11 @@ import time
 import numpy as np
 
 import evaluate
+import figures
 import maps
 import model
 import prepare_data
+import uncertainty
 import utils
 from model import tf  # imported there, where its start-up messages are held back
 from utils import InputError
@@ -298,7 +301,7 @@ def train(patches, settings):
     where the checkpoint does not fit, ArithmeticError at a NaN.
     """
     folder = utils.CHECKPOINTS / settings["run"]
-    training, validation = training_numbers(patches, settings)
+    training, validation = prepare_data.training_numbers(patches, settings)
     state = make_state(settings, folder)
     layers, optimizer, history = state["layers"], state["optimizer"], state["history"]
     train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
@@ -354,14 +357,6 @@ def train(patches, settings):
     return int(state["epoch"]) >= settings["epochs"]
 
 
-def training_numbers(patches, settings):
-    """Numbers of the patches to train on, and of those held out to watch it (may be none)."""
-    if settings["validation"]:
-        return (prepare_data.in_split(patches, "train"),
-                prepare_data.in_split(patches, "validation"))
-    return prepare_data.in_split(patches, "train", "validation"), np.array([], int)
-
-
 def expected_minutes(settings):
     """Minutes that all epochs take with the usual patches (140 of 41 x 41 cells), roughly.
 
@@ -375,6 +370,38 @@ def not_a_number(epoch, checkpoint):
     kept = f"{checkpoint} is kept" if checkpoint else "no checkpoint was written yet"
     return (f"the loss of epoch {epoch} is not a number; {kept}; try a lower --lr with --restart "
             "or another --run")
+
+
+# ---------------------------------------------------------------- how sure a run is
+
+
+def calibration_part(layers, patches, numbers, settings):
+    """What uncertainty.fit_intervals needs of the patches of these numbers, cut as in an epoch."""
+    places = find_places(patches, numbers, settings) if settings["augment"] else None
+    thk, topg = (levels[-1][:, None]
+                 for levels in draw_patches(patches, numbers, places, settings, epoch=0))
+    predictions, spread = model.predict_patches(layers, {"thk": thk, "topg": topg}, settings,
+                                                np.arange(len(numbers)))
+    bed = topg[:, 0] if model.needs_topg(settings) else None
+    types = uncertainty.types_of_patches(predictions[-1], bed, settings)
+    free = np.isfinite(spread)
+    return predictions[-1] - thk[:, 0], spread, {"all": free} | {
+        name: free & cells for name, cells in types.items()}
+
+
+def calibrate(run, patches):
+    """Fit how sure a run is and write that to its settings.json: see uncertainty.fit_intervals."""
+    settings = model.read_settings(run)
+    if not settings["average_turns"]:
+        raise InputError(f"run {run} does not average over turns, which tell how sure it is")
+    layers = model.load_layers(settings)
+    fit = uncertainty.fit_intervals([
+        calibration_part(layers, patches, numbers, settings)
+        for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)])
+    utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings | {"uncertainty": fit})
+    factors = ", ".join(f"{name} {value:.2f}" for name, value in fit["factors"].items())
+    print(f"calibrated on {fit['blocks']['all']} patches trained on and {fit['held_out']} held "
+          f"out: factors {factors}")
 
 
 # ---------------------------------------------------------------- runs
@@ -403,7 +430,7 @@ def check_same_settings(old, settings):
     A longer or shorter run at a constant learning rate is the same run; so is one whose patches
     were moved.
     """
-    ignored = {"versions", "patches"} | (
+    ignored = {"versions", "patches", "uncertainty"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
     known = old | {"data": {key: settings["data"].get(key) if key == "taken" else value
                             for key, value in prepare_data.OLDER.items()} | old["data"]}
@@ -469,7 +496,9 @@ def train_run(args, fold=()):
     if not complete:
         print("stopped; everything so far is kept, and the same command goes on from here")
         return 130
-    evaluate.evaluate(args.run, figures=not several)
+    if settings["average_turns"]:
+        calibrate(args.run, patches)
+    evaluate.evaluate(args.run, draw=not several)
     return 0
 
 
@@ -557,6 +586,7 @@ def parse_arguments(argv):
                         help="train N runs, --seed and those after it, and print one table")
     parser.add_argument("--crossval", type=int, metavar="K",
                         help="K-fold cross-validation: whole blocks of patches, each held out once")
+    parser.add_argument("--calibrate", action="store_true", help="only fit how sure a run is")
     maps.add_map_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="start the run over")
     args = parser.parse_args(argv)
@@ -588,7 +618,14 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    evaluate.choose_screen(show=False)
+    figures.choose_screen(show=False)
+    if args.calibrate:
+        model.set_up_device()
+        _, patches = prepare_data.find_patches(
+            args.run, args.scale, args.input, args.patches,
+            trained=model.read_settings(args.run), options=args.options)
+        calibrate(args.run, patches)
+        return 0
     if not (args.seeds or args.crossval):
         return train_run(args)
     folds, runs_by_fold = args.crossval or 0, {}

@@ -51,6 +51,7 @@ STANDARD_NAMES = {
 WRITTEN = {
     "thk": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["thk"],
                    "long_name": "ice thickness"}),
+    "thk_uncertainty": ("f4", {"units": "m", "long_name": "half-width of the interval of thk"}),
     "topg": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["topg"],
                     "long_name": "bed elevation"}),
     "usrf": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["usrf"],
@@ -590,6 +591,11 @@ def create_fine_map(path, axes, crs, names, chunk, attributes, time_axis=None, m
 def rmse_m(thk, label, axis=None):
     """Root mean square of thk - label [m], over everything or over `axis`."""
     return np.sqrt(np.mean((np.asarray(thk, np.float64) - label) ** 2, axis=axis))
+
+
+def patch_rmse_m(by_method, label):
+    """RMSE of each patch: {method: (patch,) m}; by_method {method: (patch, y, x) m} and label."""
+    return {method: rmse_m(thk, label, axis=(1, 2)) for method, thk in by_method.items()}
 
 
 def errors(thk, label, thk_max_m, spacing_m):

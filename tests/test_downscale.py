@@ -14,9 +14,11 @@ from conftest import example_settings, run_main, write_map
 from matplotlib.image import imread
 
 import downscale
+import figures
 import maps
 import model
 import prepare_data
+import uncertainty
 import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
@@ -32,7 +34,7 @@ EPSG_3413 = prepare_data.EPSG_3031 | {  # the Arctic's: of the same name
 def quick_figures(request, monkeypatch):
     """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(downscale, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
+        monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
     plt.switch_backend("Agg")
     yield
     plt.close("all")
@@ -41,10 +43,10 @@ def quick_figures(request, monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that plot_map drew: a list."""
-    figures, plot_map = [], downscale.plot_map
-    monkeypatch.setattr(downscale, "plot_map",
-                        lambda *args: figures.append(plot_map(*args)) or figures[-1])
-    return figures
+    drawn, plot_map = [], figures.plot_map
+    monkeypatch.setattr(figures, "plot_map",
+                        lambda *args: drawn.append(plot_map(*args)) or drawn[-1])
+    return drawn
 
 
 def write_run(run="made", scatter=0.0, data=None, **changes):
@@ -314,6 +316,92 @@ def test_maps_of_any_size_with_and_without_ice():
             np.testing.assert_allclose(means(fine), ice, atol=0.01)
             assert fine.min() >= 0
             assert fine.any() == ice.any()
+
+
+# ---------------------------------------------------------------- how sure it is
+
+FIT = {"slope": 1.0, "intercept": 1.0, "factors": {"all": 1.0, "margin": 2.0}, "margin": 0.1,
+       "shape": (uncertainty.SHAPE / 0.9).tolist(), "variance": 0.4, "together": {"all": 5.0},
+       "seen_m": 20.0, "held_out": 3, "blocks": {"all": 40}}
+CALIBRATED = {"average_turns": True, "uncertainty": FIT}
+
+
+def test_a_calibrated_run_writes_how_sure_it_is(folder, capsys):
+    """Half-widths as CF has them beside thk; 0 over open ocean, unknown where thk is."""
+    write_run(scatter=0.05, **CALIBRATED)
+    thk, topg = rough(12, 16)
+    thk[:, :3], topg[:, :3] = 0, -3000
+    topg[5, 9] = np.nan
+    save_map("coarse.nc", thk, topg)
+    fine = downscaled("--run", "made")
+    width = fine["thk_uncertainty"]
+    np.testing.assert_array_equal(np.isnan(width), np.isnan(fine["thk"]))
+    assert not width[:, :12].any()
+    free = np.kron(thk > 0, np.ones((4, 4), bool)) & np.isfinite(width)
+    assert width[free].min() >= (0.1 * np.e - 0.1) * 0.999
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert ds["thk"].ancillary_variables == "thk_uncertainty"
+        assert ds["thk_uncertainty"].units == "m"
+        assert "covers 90 % of the cells of 40 patches of made.nc" in ds["thk_uncertainty"].comment
+        assert "3 held out" in ds["thk_uncertainty"].comment
+        assert json.loads(ds.model_settings)["uncertainty"] == FIT
+    assert "no thk_uncertainty" not in capsys.readouterr().out
+
+
+def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, monkeypatch):
+    settings = write_run(scatter=0.05, **CALIBRATED)
+    thk, topg = rough(40, 44)
+    coarse, fine_topg = grid_map(thk + 300), rough(160, 176, seed=1)[1]
+    whole = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
+    layers = scatter_weights(model.build_layers(settings), 0.05)
+    levels = utils.make_levels(fine_topg[None], 4, "area", "own")
+    spread = model.predict(model.compile_chain(layers, settings, whole_map=True),
+                           coarse["thk"][None], levels, True)[1].numpy()[0]
+    inside = np.s_[8:-8, 8:-8]
+    ratio = (whole / (np.e * (0.1 + spread) - 0.1))[inside]
+    assert set(np.unique(np.round(ratio, 2))) <= {1, 2}
+    monkeypatch.setattr(downscale, "TILE", 1)
+    monkeypatch.setattr(downscale, "SPLINE_HALO", 0)
+    tiled = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
+    assert np.mean(np.abs(tiled - whole) > 0.01 * whole) < 1e-3
+
+
+@pytest.mark.parametrize("changes, argv", [
+    ({}, []), ({"average_turns": False}, []), (CALIBRATED, ["--scale", "2"])])
+def test_a_run_that_was_not_calibrated_says_so_and_writes_no_width(folder, capsys, changes, argv):
+    """At half its scale the chain is another one than that which was calibrated."""
+    write_run(**changes)
+    save_map("coarse.nc", *rough(8, 8))
+    assert "thk_uncertainty" not in downscaled("--run", "made", *argv)
+    said = capsys.readouterr().out
+    assert "no thk_uncertainty: run made was not calibrated" in said and "--calibrate" in said
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert ds.uncertainty == "" and "ancillary_variables" not in ds["thk"].ncattrs()
+
+
+@pytest.mark.parametrize("beyond, margin, said", [
+    (0.049, 0.29, ""), (0.3, 0.1, "above 20 m in 30% of the cells (there 1 %), 10% near"),
+    (0.0, 0.31, "31% near a margin (there 10%)")])
+def test_a_map_unlike_those_calibrated_on_is_named(capsys, beyond, margin, said):
+    uncertainty.print_unlike(FIT, beyond, margin)
+    found = capsys.readouterr().out
+    assert said in found and bool(said) == bool(found) and found.count("\n") == bool(said)
+
+
+def test_hindcast_scores_the_intervals_where_something_is_free(folder, capsys):
+    write_run(scatter=0.05, **CALIBRATED)
+    thk, topg = rough(32, 48)
+    thk += 300
+    thk[:, :8], topg[:, :8] = 0, -3000
+    save_map("coarse.nc", thk, topg, spacing_m=5000.0)
+    assert downscale.main(["coarse.nc", "--run", "made", "--hindcast"]) == 0
+    metrics = hindcast_file()
+    found = metrics["uncertainty"]
+    assert found["all"]["n_cells"] == 32 * 40 == sum(
+        found[name].get("n_cells", 0) for name in ("grounded", "floating", "ice_free"))
+    assert 0 < found["all"]["coverage"]["0.5"] <= found["all"]["coverage"]["0.95"] <= 1
+    assert "uncertainty" not in metrics["all"]["errors"]
+    assert "in 90%" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is not known
@@ -588,14 +676,15 @@ def test_grid_mapping_is_that_of_the_input(folder):
 
 
 def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, capsys):
-    write_run()
+    calibrated = CALIBRATED | {"uncertainty": FIT | {"margin": 1.0}}
+    write_run(**calibrated)
     save_map("coarse.nc", *rough(8, 8))
     save_map("bed.nc", *rough(32, 32), spacing_m=5000.0)
     downscaled("--run", "made", "--bed", "bed.nc")
     said = capsys.readouterr().out
     assert "coarse.nc: 8 x 8 cells of 20 km to 5 km with run made (4x)\n" in said
     assert "note:" not in said
-    write_run("other", data={"degrade": "bicubic", "spacing_m": 4000.0})
+    write_run("other", data={"degrade": "bicubic", "spacing_m": 4000.0}, **calibrated)
     downscaled("--run", "other")
     said = capsys.readouterr().out
     assert "note: the run was trained on point samples (bicubic)" in said
@@ -885,7 +974,7 @@ def test_worst_square_is_where_the_squares_are_largest():
         field = rng.standard_normal(shape)
         squares = {(y, x): np.mean(field[y:y + side, x:x + side] ** 2)
                    for y in range(shape[0] - side + 1) for x in range(shape[1] - side + 1)}
-        assert tuple(downscale.worst_square(field, side)) == max(squares, key=squares.get)
+        assert tuple(figures.worst_square(field, side)) == max(squares, key=squares.get)
 
 
 def titles(panels):
@@ -900,7 +989,7 @@ def box_of(panel):
 
 
 def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch):
-    monkeypatch.setattr(downscale, "ZOOM", 8)
+    monkeypatch.setattr(figures, "ZOOM", 8)
     thk, topg = np.full((24, 40), 1000.0, np.float32), np.full((24, 40), 100.0, np.float32)
     thk[:, :4], topg[:, 4:8] = 0, -950  # ocean or land, then a shelf
     fine = grid_map(thk, topg, 5000.0)
@@ -911,7 +1000,7 @@ def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch)
     coarse = downscale.coarsen(fine, 4)[1]
     metrics = downscale.score_map(by_method, fine, coarse, example_settings(data=DATA), 4) | {
         "run": "made", "map": "here.nc", "from_km": 20.0, "to_km": 5.0, "synthetic": True}
-    figure = downscale.plot_hindcast(metrics, by_method, fine)
+    figure = figures.plot_hindcast(metrics, by_method, fine)
     assert drawn == [figure]
     assert figure.get_suptitle().startswith("SYNTHETIC ice sheet, no real place\nHindcast with run")
     assert "here.nc, 20 km to 5 km" in figure.get_suptitle()
@@ -938,7 +1027,7 @@ def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch)
 
 def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
     """Of a run on point samples used at half its scale: its settings as they are, not altered."""
-    monkeypatch.setattr(downscale, "ZOOM", 8)
+    monkeypatch.setattr(figures, "ZOOM", 8)
     settings = write_run(data={"degrade": "bicubic"})
     thk, topg = rough(10, 12)
     save_map("coarse.nc", thk, topg)
@@ -957,7 +1046,7 @@ def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
     assert "coarse.nc from 20 km to 10 km with run made" in drawn[0].get_suptitle()
     change = fine["thk"] - np.kron(thk, np.ones((2, 2)))
     np.testing.assert_allclose(panels[2].get_images()[0].get_array(), change, atol=1e-3)
-    row, column = downscale.worst_square(change, 8)
+    row, column = figures.worst_square(change, 8)
     assert box_of(panels[0]) == pytest.approx((-40 + 10 * column, -40 + 10 * (column + 8),
                                                100 + 10 * row, 100 + 10 * (row + 8)))
     assert (panels[0].get_images()[0].get_clim() == panels[1].get_images()[0].get_clim())

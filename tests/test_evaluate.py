@@ -10,10 +10,12 @@ import pytest
 from conftest import SMALL_WINDOW, example_settings, run_main
 
 import evaluate
+import figures
 import maps
 import model
 import prepare_data
 import train
+import uncertainty
 import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
@@ -134,8 +136,9 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
     predicted = patches["thk"][:, -1].copy()
     predicted[1, :, :8] += 10
     by_method = {"bicubic": predicted - 20, "model": predicted}
-    ice = evaluate.score_types({name: thk[[1]] for name, thk in by_method.items()}, patches, FLAT,
-                               np.array([1]))
+    ice, none = evaluate.score_types({name: thk[[1]] for name, thk in by_method.items()}, patches,
+                                     FLAT, np.array([1]))
+    assert none == {}
     assert {name: entry["n_cells"] for name, entry in ice.items()} == {
         "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48}
     assert ice["margin"]["errors"]["model"] == pytest.approx(
@@ -144,9 +147,48 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
          "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
     assert ice["margin"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
     assert ice["floating"]["errors"] == {}
-    ocean = evaluate.score_types(by_method, patches, FLAT, np.arange(2))["ice_free"]
+    ocean = evaluate.score_types(by_method, patches, FLAT, np.arange(2))[0]["ice_free"]
     assert ocean["n_cells"] == 48**2
     assert "volume_error_percent" not in ocean["errors"]["model"]
+
+
+FIT = {"slope": 1.0, "intercept": np.log(2), "factors": {"all": 1.0}, "shape": [
+    float(share) / 0.9 for share in uncertainty.SHAPE], "variance": 1 / 2.43,
+    "together": {"all": 1.0}}  # errors even between -10/9 and 10/9 half-widths, 2 spread + 0.1 m
+
+
+def test_intervals_by_hand(capsys):
+    """Grounded ice in one patch, ocean in the other; errors of 1 to 100 m, all intervals 50.5 m."""
+    patches = flat_patches(1000.0, 1000.0, topg_m=[100.0, 100.0], side=40)
+    patches["thk"][0], patches["topg"][0] = 0, -3000
+    predicted = patches["thk"][:, -1].copy()
+    predicted[1] += np.resize(np.arange(1.0, 101), (40, 40)) * np.resize([1, -1], (40, 1))
+    spread = np.full((2, 40, 40), 25.2, np.float32)
+    spread[0] = np.nan
+    settings = FLAT | {"uncertainty": FIT, "base": "surface"}
+    found = evaluate.score_types({"model": predicted}, patches, settings, np.arange(2), spread)[1]
+    assert found["by_type"]["ice_free"] == {} == found["by_type"]["floating"]
+    grounded = found["by_type"]["grounded"]
+    assert (grounded["n_cells"], grounded["half_width_m"]) == (1600, pytest.approx(50.5))
+    assert grounded["coverage"] == pytest.approx(
+        {"0.5": 0.28, "0.8": 0.44, "0.9": 0.5, "0.95": 0.53}, abs=1e-6)
+    assert found["by_type"]["all"] == grounded
+    # Rows of 40 cells, 50.5 m on the average and with both signs: volumes balance but for 0.
+    assert found["volume"] == 1
+    uncertainty.print_intervals(found["by_type"])
+    rows = capsys.readouterr().out.splitlines()
+    assert "in 90%" in rows[1] and len(rows) == 6  # types without a cell are left out
+    assert rows[2].split()[:3] == ["grounded", "1600", "50.5"]
+    assert "50.0%" in rows[2]
+
+
+def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):
+    patches = flat_patches(100.0, 120.0, 140.0)
+    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2),
+                               np.ones((2, 41, 41)))
+    assert metrics["uncertainty"] == {}
+    uncertainty.print_intervals(metrics["uncertainty"].get("by_type"))
+    assert capsys.readouterr().out == ""
 
 
 def test_table_of_methods_by_hand(capsys):
@@ -200,10 +242,10 @@ def test_detail_is_what_lies_between_coarse_and_fine_grid():
 
 def test_chosen_patches_are_the_best_the_median_and_the_worst():
     rmse_m = np.array([5.0, 1, 9, 3, 7])
-    assert evaluate.choose_patches(rmse_m, 3) == {1: "best", 0: "median", 2: "worst"}
-    assert list(evaluate.choose_patches(rmse_m, 9)) == [1, 3, 0, 4, 2]
-    assert evaluate.choose_patches(rmse_m, 1) == {1: "best"}
-    six = evaluate.choose_patches(np.arange(60.0), 6)
+    assert figures.choose_patches(rmse_m, 3) == {1: "best", 0: "median", 2: "worst"}
+    assert list(figures.choose_patches(rmse_m, 9)) == [1, 3, 0, 4, 2]
+    assert figures.choose_patches(rmse_m, 1) == {1: "best"}
+    six = figures.choose_patches(np.arange(60.0), 6)
     assert [six[rank] for rank in (0, 30, 59)] == ["best", "median", "worst"]
     assert len(six) == 6
 
@@ -216,7 +258,7 @@ def test_window_is_put_together_as_it_was_cut():
 
 
 def test_axes_end_at_the_edges_of_the_cells():
-    extent = evaluate.km_extent(np.array([0, 5000, 10000.0]), np.array([-5000, 0.0]))
+    extent = figures.km_extent(np.array([0, 5000, 10000.0]), np.array([-5000, 0.0]))
     np.testing.assert_allclose(extent, [-2.5, 12.5, -7.5, 2.5])
 
 
@@ -224,9 +266,9 @@ def test_title_of_a_figure_says_synthetic():
     metrics = {"run": "x8", "synthetic": True, "scale": 8, "degrade": "area",
                "split": "block split", "source": "synthetic ice sheet, seed 0",
                "stages": [{"to_km": 5.0}]}
-    assert evaluate.headline(metrics).startswith("SYNTHETIC ice sheet, no real place")
-    assert "40 km to 5 km (8x, area reduction, block split)" in evaluate.headline(metrics)
-    assert "SYNTHETIC" not in evaluate.headline(metrics | {"synthetic": False})
+    assert figures.headline(metrics).startswith("SYNTHETIC ice sheet, no real place")
+    assert "40 km to 5 km (8x, area reduction, block split)" in figures.headline(metrics)
+    assert "SYNTHETIC" not in figures.headline(metrics | {"synthetic": False})
 
 
 # ---------------------------------------------------------------- a whole evaluation
@@ -261,7 +303,8 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     chain = functools.partial(model.run_chain, model.load_layers(trained), settings=trained)
     level0, beds = utils.reduce_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.make_levels(
         topg[:, -1], 4, "bicubic", "own")
-    predicted = model.remove_film(model.predict(chain, level0, beds, True)[-1], level0, "bicubic")
+    predicted = model.remove_film(model.predict(chain, level0, beds, True)[0][-1], level0,
+                                  "bicubic")
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert errors["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert errors["bicubic"]["rmse_m"] == pytest.approx(
@@ -283,18 +326,18 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
     patches, label = small_patches, small_patches["thk"][:, -1]
     layers = model.build_layers(small_settings)
     every = np.arange(len(label))
-    predictions = model.predict_patches(layers, patches, small_settings, every)
+    predictions = model.predict_patches(layers, patches, small_settings, every)[0]
     numbers = prepare_data.in_split(patches, "test")
     metrics = evaluate.measure(predictions[:, numbers], patches, small_settings, numbers)
     by_method = model.with_baselines(predictions[-1], patches, every, small_settings)
-    by_method = {method: by_method[method] for method in evaluate.MAPPED}
+    by_method = {method: by_method[method] for method in figures.MAPPED}
 
-    figure = evaluate.plot_comparison(metrics, patches, by_method, 3)
+    figure = figures.plot_comparison(metrics, patches, by_method, 3)
     panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
     assert len(panels) == 3 * 7
     assert [panels[i].get_title() for i in (3, 10, 17)] == [
         f"label, patch {number} ({what})" for number, what in zip(
-            [numbers[i] for i in evaluate.choose_patches(evaluate.patch_rmse_m(
+            [numbers[i] for i in figures.choose_patches(utils.patch_rmse_m(
                 by_method, label)["model"][numbers], 3)], ("best", "median", "worst"),
             strict=True)]
     for row in range(3):
@@ -308,13 +351,13 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
     assert {"thickness (m)", "error (m)"} <= colour_bars
     assert panels[0].get_ylabel() == "y (km)" and panels[-1].get_xlabel() == "x (km)"
 
-    figure = evaluate.plot_window(metrics, patches, by_method)
+    figure = figures.plot_window(metrics, patches, by_method)
     np.testing.assert_array_equal(
         next(axes for axes in figure.axes if axes.get_title() == "label").images[0].get_array(),
         prepare_data.assemble(label, patches))
-    figure = evaluate.plot_patches(metrics, patches, by_method)
+    figure = figures.plot_patches(metrics, patches, by_method)
     assert figure.axes[0].get_title().startswith("model better than bicubic in")
-    figure = evaluate.plot_spectrum(metrics)
+    figure = figures.plot_spectrum(metrics)
     assert [line.get_label() for line in figure.axes[0].lines][:5] == [
         "label", "bicubic", "surface base", "surface base, consistent", "model"]
     evaluate.plt.close("all")
@@ -329,7 +372,7 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
         "run": "bare", "channels": "thk", "base": "bicubic", "epochs": 1, "validation": False,
         "patches": str(path), "data": patches["data"]})
     for run in ("tiny", "bare"):
-        evaluate.evaluate(run, figures=False)
+        evaluate.evaluate(run, draw=False)
     capsys.readouterr()
     evaluate.main(["--compare", "tiny", "bare"])
     said = capsys.readouterr().out
@@ -337,7 +380,7 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
     assert "the runs differ in" not in said
     with open(folder / "results/compare_tiny_bare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == [*evaluate.METHODS, "bicubic", "model"]
+    assert [row["method"] for row in rows] == [*figures.METHODS, "bicubic", "model"]
     assert b'"bare"' in (folder / "results/compare_tiny_bare_training.png").read_bytes()
 
     # Results without their checkpoints still compare, but have no training to show.
@@ -375,11 +418,11 @@ def test_checkpoint_of_another_shape_is_an_error(trained):
 
 
 def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
-    before = evaluate.evaluate("tiny", figures=False)
+    before = evaluate.evaluate("tiny", draw=False)
     (folder / "data" / "patches_x4.nc").unlink()
     with pytest.raises(InputError, match="no patches of small.nc there; give the map with --input"):
         evaluate.evaluate("tiny")
-    again = evaluate.evaluate("tiny", str(small_map), figures=False)
+    again = evaluate.evaluate("tiny", str(small_map), draw=False)
     assert again["test"] == before["test"]
 
 
@@ -394,7 +437,7 @@ def test_other_patches_are_an_error(trained, small_map, capsys):
     prepare_data.prepare(4, maps.read_map(small_map), seed=1, window=SMALL_WINDOW)
     with pytest.raises(InputError, match="no patches of small.nc there; give the map"):
         evaluate.evaluate("tiny")
-    again = evaluate.evaluate("tiny", str(small_map), figures=False)  # made beside the others
+    again = evaluate.evaluate("tiny", str(small_map), draw=False)  # made beside the others
     assert again["split_seed"] == 0
     assert prepare_data.read_patches("data/patches_x4.nc")["data"]["seed"] == 1
     assert prepare_data.read_patches("data/patches_tiny.nc")["data"]["seed"] == 0

@@ -790,11 +790,17 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
     def chain(thk, topg):
         return model.run_chain(layers, thk, topg, chosen)
 
-    found = model.predict(chain, coarse, topg, True)
+    found, spread = model.predict(chain, coarse, topg, True)
     assert len(found) == 2
+    turns = np.stack([model.turn(chain(model.turn(coarse, number), [
+        model.turn(level, number) for level in topg])[-1], number, back=True)
+        for number in range(8)])
+    np.testing.assert_allclose(spread, turns.std(axis=0), atol=0.01)
+    assert spread.numpy().max() > 10
     for number in range(8):
-        turned = model.predict(chain, model.turn(coarse, number),
-                               [model.turn(level, number) for level in topg], True)
+        turned, around = model.predict(chain, model.turn(coarse, number),
+                                       [model.turn(level, number) for level in topg], True)
+        np.testing.assert_allclose(model.turn(around, number, back=True), spread, atol=0.01)
         for there, here in zip(turned, found, strict=True):
             np.testing.assert_allclose(model.turn(there, number, back=True), here, atol=0.01)
     if degrade == "area":
@@ -802,8 +808,25 @@ def test_average_over_turns_is_the_same_from_every_side_and_consistent(degrade):
 
     single = chain(coarse, topg)[-1]
     assert np.abs(single - found[-1]).max() > 10
-    alone = model.predict(chain, coarse, topg, False)[-1]
-    np.testing.assert_array_equal(alone, single)
+    alone, spread = model.predict(chain, coarse, topg, False)
+    np.testing.assert_array_equal(alone[-1], single)
+    assert not np.any(spread)
+
+
+def test_spread_where_the_coarse_map_leaves_a_choice():
+    """Cell means: in coarse cells with ice; samples: in the cells between and beside such ones."""
+    coarse = np.zeros((1, 3, 3), np.float32)
+    coarse[0, 0, 0] = 5
+    spread = tf.ones((1, 12, 12))
+    expected = np.zeros((12, 12), bool)
+    expected[:4, :4] = True
+    found = model.free_spread(spread, coarse, "area")[0]
+    np.testing.assert_array_equal(np.isfinite(found), expected)
+    assert set(np.unique(found[:4, :4])) == {1}
+    wide = np.zeros((1, 5, 5), np.float32)
+    wide[0, 0, 0] = 5  # the samples around it are at the fine cells 0, 10, 20 ...
+    found = np.isfinite(model.free_spread(tf.ones((1, 41, 41)), wide, "bicubic")[0])
+    assert found[:20, :20].all() and not found[20:].any() and not found[:, 20:].any()
 
 
 # ---------------------------------------------------------------- patches
@@ -848,7 +871,8 @@ def test_predicted_patches_are_on_the_fine_cells_and_the_last_without_a_film(
     layers = model.build_layers(chosen)
     fill(layers)
     patches, numbers = some_patches(4, degrade, side), np.array([6, 0, 3, 4, 1])
-    found = model.predict_patches(layers, patches, chosen, numbers)
+    found, spread = model.predict_patches(layers, patches, chosen, numbers)
+    np.testing.assert_array_equal(spread, np.zeros((5, side, side)))  # one turn, ice everywhere
     thk, topg = (utils.make_levels(patches[name][numbers, -1], 4, degrade, "own")
                  for name in ("thk", "topg"))
     first, last = model.run_chain(layers, thk[0], topg, chosen)

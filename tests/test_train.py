@@ -17,6 +17,7 @@ import evaluate
 import model
 import prepare_data
 import train
+import uncertainty
 import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
@@ -48,8 +49,8 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
 def test_every_setting_has_its_meaning_and_only_those(folder, recipe):
     """model.SETTINGS is what settings.json has: patches, data and versions come with the data."""
     settings = settings_of("--scale", "8", "--recipe", recipe)
-    assert set(settings) | {"patches", "data", "versions"} == set(model.SETTINGS)
-    assert set(example_settings()) == set(model.SETTINGS)
+    assert set(settings) | {"patches", "data", "versions", "uncertainty"} == set(model.SETTINGS)
+    assert set(example_settings()) | {"uncertainty"} == set(model.SETTINGS)
 
 
 def test_command_line_changes_the_recipe(folder):
@@ -378,7 +379,7 @@ def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
 def test_training_beats_bicubic(small_patches, small_settings):
     train.train(small_patches, small_settings | {
         "epochs": 150, "base": "bicubic", "consistency": False, "correction_m": None})
-    assert evaluate.evaluate("tiny", figures=False)["test"]["ratio"]["bicubic"] < 0.6
+    assert evaluate.evaluate("tiny", draw=False)["test"]["ratio"]["bicubic"] < 0.6
 
 
 def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid, folder):
@@ -511,6 +512,89 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
     for one, other in zip(model.list_weights(last), model.list_weights(
             model.load_layers(small_settings)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# ---------------------------------------------------------------- how sure a run is
+
+
+def made_errors(seed, n, size=1.0):
+    """What calibration_part gives, of errors known to the last one: even, up to a width.
+
+    That is size (3 (0.1 + spread)^0.8 - 0.1) / 0.9, times 2 where ice floats. Nothing is free in
+    the first column; the margin is in two patches only, too few for a factor of its own.
+    """
+    rng = np.random.default_rng(seed)
+    spread = rng.uniform(0, 60, (n, 30, 30))
+    floating = np.arange(30) >= np.full((n, 30, 1), 20)
+    width = size * np.where(floating, 2, 1) * (3 * (0.1 + spread) ** 0.8 - 0.1)
+    error = rng.uniform(-1, 1, spread.shape) * width / 0.9
+    spread[..., 0], error[..., 0] = np.nan, 1e4
+    free = np.isfinite(spread)
+    return error, spread, {"all": free, "grounded": free & ~floating, "floating": floating,
+                           "margin": free & (np.arange(n) < 2)[:, None, None]}
+
+
+@pytest.mark.parametrize("held_out, more", [(0, 1), (1.2, 1.2), (0.5, 1)])
+def test_calibration_finds_the_quantiles_of_a_made_error_field(
+        small_patches, small_settings, monkeypatch, capsys, held_out, more):
+    """Held-out patches make all intervals wider, never narrower."""
+    parts = iter([made_errors(0, 20), made_errors(1, 12, held_out)])
+    monkeypatch.setattr(train, "calibration_part", lambda *args: next(parts))
+    monkeypatch.setattr(model, "load_layers", lambda settings: {})
+    utils.write_json(utils.CHECKPOINTS / "tiny" / "settings.json",
+                     small_settings | {"validation": held_out > 0})
+    assert train.calibrate("tiny", small_patches) is None
+    fit = model.read_settings("tiny")["uncertainty"]
+    assert fit["slope"] == pytest.approx(0.8, abs=0.1)
+    assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
+    assert set(fit["factors"]) == {"all", "grounded", "floating"}
+    assert fit["blocks"] == {"all": 20, "grounded": 20, "floating": 20, "margin": 2}
+    assert fit["held_out"] == (12 if held_out else 0)
+    assert fit["seen_m"] == pytest.approx(59.4, abs=0.3)
+    assert fit["margin"] == pytest.approx(0.1)
+    error, spread, types = made_errors(2, 20, more)  # of the size that it should be calibrated to
+    width = uncertainty.half_width(spread, {name: cells for name, cells in types.items()
+                                      if name != "margin"}, fit)
+    assert not width[..., 0].any()
+    for name in ("all", "grounded", "floating"):
+        found = uncertainty.score_intervals(error, width, types[name], fit, 5000.0)
+        assert found["coverage"]["0.9"] == pytest.approx(0.9, abs=0.02)
+        if held_out != 0.5:
+            assert found["coverage"]["0.5"] == pytest.approx(0.5, abs=0.02)
+    assert fit["together"]["all"] == pytest.approx(1, abs=0.1)
+    assert "factors all" in capsys.readouterr().out
+
+
+def test_a_trained_run_is_calibrated_and_again_when_asked(small_patches, folder, capsys):
+    """The fit is part of the run, but no setting of it: the same command goes on with the run."""
+    assert train.main(QUICK) == 0
+    said = capsys.readouterr().out
+    path = folder / "checkpoints" / "x4" / "settings.json"
+    settings = json.loads(path.read_text())
+    fit = settings.pop("uncertainty")
+    assert fit["held_out"] == len(prepare_data.in_split(small_patches, "validation"))
+    # A patch of open ocean alone leaves no choice: it is none of the blocks.
+    assert fit["blocks"]["all"] == len(prepare_data.in_split(small_patches, "train")) - 1
+    assert "calibrated on" in said and "90 % interval" in said
+    metrics = json.loads((folder / "results" / "x4" / "metrics.json").read_text())
+    assert 0 < metrics["uncertainty"]["by_type"]["all"]["coverage"]["0.9"] <= 1
+    utils.write_json(path, settings)
+    before = (folder / "checkpoints" / "x4" / "history.csv").read_bytes()
+    assert train.main(["--calibrate", "--run", "x4"]) == 0
+    assert json.loads(path.read_text()) == settings | {"uncertainty": fit}
+    assert (folder / "checkpoints" / "x4" / "history.csv").read_bytes() == before
+    assert train.main(QUICK) == 0
+    assert json.loads(path.read_text())["uncertainty"] == fit
+
+
+def test_calibration_of_what_cannot_be_calibrated_is_one_line(small_patches, folder, capsys):
+    status, said = run_main(train.main, ["--calibrate", "--run", "absent"], capsys)
+    assert status == 2 and "no such file; train the run first" in said
+    assert said.count("\n") == 1
+    utils.write_json(utils.CHECKPOINTS / "tiny" / "settings.json", example_settings(
+        data=small_patches["data"], average_turns=False))
+    status, said = run_main(train.main, ["--calibrate", "--run", "tiny"], capsys)
+    assert status == 2 and "does not average over turns" in said and said.count("\n") == 1
 
 
 def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, folder, capsys):

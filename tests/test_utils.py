@@ -541,6 +541,7 @@ def test_differences_say_where_in_the_settings_they_are():
     assert utils.differences(old, old) == {}
 
 
+
 # ---------------------------------------------------------------- on screen
 
 

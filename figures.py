@@ -1,0 +1,424 @@
+"""All figures: of test patches, trainings and whole maps.
+
+evaluate.py and downscale.py call these: plot_... returns a figure, save writes it. Sections: what
+they share | test patches | trainings | whole maps.
+"""
+
+import json
+import math
+
+import matplotlib.colors
+import matplotlib.patches
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+import numpy as np
+import scipy.ndimage
+
+import maps
+import prepare_data
+import utils
+
+# ---- Settings ---------------------------------------------------------------------------------
+METHODS = {                    # what is compared with the label: name and colour
+    "bicubic": ("bicubic", "#969696"),
+    "surface_base": ("surface base", "#e6550d"),  # no network; where there is a bed
+    "surface_base_consistent": ("surface base, consistent", "#fdae6b"),  # still none
+    "model": ("model", "#08519c"),
+}
+MAPPED = ("bicubic", "surface_base", "model")  # of these, what figures show maps of
+PATCHES = 6                    # rows of comparison.png: best, median and worst among them
+DPI = 150
+THK_COLOURS = "viridis"        # thickness
+ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white right
+SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
+LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
+ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
+plt.rcParams.update({
+    "savefig.dpi": DPI, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
+    "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+    "grid.alpha": 0.3, "image.origin": "lower", "image.interpolation": "nearest"})
+MAP_PIXELS = 1200   # longest side of a map in a figure, in cells; its zoom reads up to twice that
+ZOOM = 96           # side of the zoom, in fine cells
+# -----------------------------------------------------------------------------------------------
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def choose_screen(show):
+    """Decide once whether figures are shown on screen at the end, or only written."""
+    if not show:
+        plt.switch_backend("Agg")
+
+
+def save(figure, path, made_by):
+    """Write a figure to `path` at once or not at all, and close it unless it is to be shown.
+
+    made_by: what made it (settings, versions; for JSON), kept in the PNG's Description.
+    """
+    made_by = made_by | {"command": utils.command(), "versions": utils.versions()}
+    with utils.replacing(path) as temporary, utils.writing(path):
+        figure.savefig(temporary, format="png", metadata={"Description": json.dumps(made_by)})
+    if plt.get_backend().lower() == "agg":
+        plt.close(figure)
+
+
+def headline(metrics):
+    """Title of every figure of a run: what was done to what."""
+    synthetic = "SYNTHETIC ice sheet, no real place\n" if metrics["synthetic"] else ""
+    to_km = metrics["stages"][-1]["to_km"]
+    return (f"{synthetic}Run {metrics['run']}: ice thickness, {metrics['scale'] * to_km:g} km to "
+            f"{to_km:g} km ({metrics['scale']}x, {metrics['degrade']} reduction, "
+            f"{metrics['split']})\n{metrics['source']}")
+
+
+def choose_patches(rmse_m, count):
+    """Positions of `count` patches from the lowest to the highest RMSE, evenly spaced in rank.
+
+    Best, median and worst are among them from 3 on. Returns {position: what it is}.
+    """
+    order, last = np.argsort(rmse_m, kind="stable"), len(rmse_m) - 1
+    ranks = np.linspace(0, last, min(count, last + 1)).round().astype(int)
+    ranks[len(ranks) // 2] = (last + 1) // 2 if len(ranks) > 2 else ranks[len(ranks) // 2]
+    names = {last: "worst", (last + 1) // 2: "median", 0: "best"}
+    return {order[rank]: names.get(rank, f"rank {rank + 1} of {last + 1}") for rank in ranks}
+
+
+def km_extent(x, y):
+    """Edges of the cells (left, right, bottom, top) in km of axes x, y in m, for imshow."""
+    half = (x[1] - x[0]) / 2
+    return np.array([x[0] - half, x[-1] + half, y[0] - half, y[-1] + half]) / 1000
+
+
+def draw_panel(axes, field, extent, title, limits, colours):
+    """Draw a field (y, x) in m over axes in km; returns the image, for its colour bar."""
+    image = axes.imshow(field, extent=extent, vmin=limits[0], vmax=limits[1], cmap=colours)
+    axes.set_title(title)
+    axes.locator_params(nbins=4)
+    return image
+
+
+def plain_ticks(axis):
+    """Label a log axis with plain numbers, between the decades where they fit."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2.5, 0.4)))
+
+
+def error_limit_m(error):
+    """End of the error colour scale of all methods: a high percentile of bicubic's |error| [m]."""
+    return max(float(np.percentile(np.abs(error), ERROR_PERCENTILE)), 1.0)
+
+
+def plot_comparison(metrics, patches, by_method, count):
+    """A row per chosen test patch: every method, the label and the errors. Returns the figure.
+
+    by_method: {method: (patch, y, x) m} of all patches, here and in the figures below. Thickness
+    has one colour scale across a row's maps, errors one scale in the whole figure.
+    """
+    numbers = prepare_data.in_split(patches, "test")
+    label = patches["thk"][:, -1]
+    rmse = utils.patch_rmse_m(by_method, label)
+    chosen = choose_patches(rmse["model"][numbers], count)
+    rows = [numbers[i] for i in chosen]
+    limit = error_limit_m(by_method["bicubic"][rows] - label[rows])
+    n = len(by_method)
+    figure, grid = plt.subplots(len(rows), 2 * n + 1, figsize=(5.6 * n + 3, 2.7 * len(rows) + 1.2),
+                                squeeze=False, layout="constrained")
+    figure.suptitle(headline(metrics))
+    for axes, number, what in zip(grid, rows, chosen.values(), strict=True):
+        extent = km_extent(patches["x"][number], patches["y"][number])
+        limits = (0, max(label[number].max(), LEAST_SCALE_M))
+        for panel, error_panel, (method, thk) in zip(axes[:n], axes[n + 1:], by_method.items(),
+                                                     strict=True):
+            name = METHODS[method][0]
+            draw_panel(panel, thk[number], extent, f"{name}, RMSE {rmse[method][number]:.1f} m",
+                       limits, THK_COLOURS)
+            error_image = draw_panel(error_panel, thk[number] - label[number], extent,
+                                     f"{name} error", (-limit, limit), ERROR_COLOURS)
+        image = draw_panel(axes[n], label[number], extent, f"label, patch {number} ({what})",
+                           limits, THK_COLOURS)
+        figure.colorbar(image, ax=axes[:n + 1], label="thickness (m)", pad=0.01, extend="both")
+        figure.colorbar(error_image, ax=axes[n + 1:], label="error (m)", pad=0.01, extend="both")
+        axes[0].set_ylabel("y (km)")
+    for panel in grid[-1]:
+        panel.set_xlabel("x (km)")
+    return figure
+
+
+def plot_window(metrics, patches, by_method):
+    """The whole window put together from its patches, and which were for what: the figure."""
+    x = patches["x"][patches["row"] == 0].ravel()
+    y = patches["y"][patches["column"] == 0].ravel()
+    extent = km_extent(x, y)
+    label = prepare_data.assemble(patches["thk"][:, -1], patches)
+    limit = error_limit_m(by_method["bicubic"] - patches["thk"][:, -1])
+    thk_style = ((0, float(label.max())), THK_COLOURS)
+    figure, grid = plt.subplots(len(by_method) + 1, 2, figsize=(13, 3.2 * len(by_method) + 4.2),
+                                layout="compressed")
+    figure.suptitle(headline(metrics))
+    for axes, (method, thk) in zip(grid, by_method.items(), strict=False):
+        name, thk = METHODS[method][0], prepare_data.assemble(thk, patches)
+        draw_panel(axes[0], thk, extent, name, *thk_style)
+        error_image = draw_panel(axes[1], thk - label, extent, f"{name} error", (-limit, limit),
+                                 ERROR_COLOURS)
+    thk_image = draw_panel(grid[-1, 0], label, extent, "label", *thk_style)
+    for column, image, name in ((0, thk_image, "thickness (m)"), (1, error_image, "error (m)")):
+        figure.colorbar(image, ax=grid[:, column], location="bottom", label=name, aspect=40,
+                        pad=0.02, extend="both")
+    draw_split(grid[-1, 1], patches, x, y, label)
+    for axes in grid.ravel():
+        axes.locator_params(nbins=8)
+        axes.set(xlabel="x (km)", ylabel="y (km)")
+    return figure
+
+
+def draw_split(axes, patches, x, y, label):
+    """Draw which patches were trained on and which tested, with the edge of the ice."""
+    split = patches["split"].reshape(patches["row"].max() + 1, patches["column"].max() + 1)
+    colours = np.array([matplotlib.colors.to_rgb(colour) for colour in SPLIT_COLOURS])
+    axes.imshow(colours[split], extent=km_extent(x, y))
+    axes.contour(x / 1000, y / 1000, utils.is_ice(label), levels=[0.5], colors="black",
+                 linewidths=0.5)
+    axes.set_title("patches, and the edge of the ice")
+    counts = {name: len(prepare_data.in_split(patches, name)) for name in utils.SPLITS}
+    axes.legend(handles=[matplotlib.patches.Patch(color=colour, label=f"{name} ({counts[name]})")
+                         for name, colour in zip(utils.SPLITS, SPLIT_COLOURS, strict=True)
+                         if counts[name]], loc="upper right", framealpha=0.9)
+
+
+def plot_training(metrics, history):
+    """RMSE of each stage by epoch, training and validation, log scale: the figure."""
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for k, stage in enumerate(metrics["stages"], 1):
+        training = [row[f"train_rmse_m_stage{k}"] for row in history]
+        name = f"stage {k}: {stage['from_km']:g} to {stage['to_km']:g} km, training"
+        (line,) = axes.semilogy(epochs, training, linewidth=1, label=name)
+        validation = [row[f"validation_rmse_m_stage{k}"] for row in history]
+        if validation[0] is not None:
+            axes.semilogy(epochs, validation, "--", linewidth=1, color=line.get_color(),
+                          label="  validation")
+    errors = metrics["test"]["errors"]
+    for method in [method for method in MAPPED[:-1] if method in errors]:
+        axes.axhline(errors[method]["rmse_m"], color=METHODS[method][1], linestyle=":",
+                     label=f"{METHODS[method][0]}, test patches")
+    axes.plot(metrics["epoch"], errors["model"]["rmse_m"], "k*",
+              label=f"model, test patches (epoch {metrics['epoch']})")
+    axes.set(xlabel="epoch", ylabel="RMSE (m)", title=headline(metrics))
+    plain_ticks(axes.yaxis)
+    axes.grid(which="both")
+    axes.legend(ncols=2)
+    return figure
+
+
+def plot_patches(metrics, patches, by_method):
+    """Model RMSE against that of each other method, a dot a test patch, log axes: the figure."""
+    numbers = prepare_data.in_split(patches, "test")
+    label = patches["thk"][numbers, -1]
+    floor = 1.0  # patches of open ocean may have no error at all; log axes need one
+    rmse = utils.patch_rmse_m({method: thk[numbers] for method, thk in by_method.items()}, label)
+    rmse = {method: np.maximum(values, floor) for method, values in rmse.items()}
+    ends = np.array([floor, 1.3 * max(values.max() for values in rmse.values())])
+    others = [method for method in by_method if method != "model"]
+    figure, panels = plt.subplots(1, len(others), figsize=(5.2 * len(others) + 1.8, 6),
+                                  squeeze=False, layout="constrained")
+    figure.suptitle(headline(metrics))
+    for axes, method in zip(panels[0], others, strict=True):
+        dots = axes.scatter(rmse[method], rmse["model"], s=22, c=label.mean(axis=(1, 2)),
+                            cmap=THK_COLOURS, edgecolors="black", linewidths=0.4)
+        axes.loglog(ends, ends, "k-", linewidth=0.8)
+        axes.text(0.97, 0.03, "below the line the model is better", transform=axes.transAxes,
+                  ha="right")
+        name, won = METHODS[method][0], metrics["test"]["won"][method]
+        axes.set(title=f"model better than {name} in {won:.0%} of {len(numbers)} test patches",
+                 xlabel=f"{name} RMSE (m; {floor:g} m or less drawn at {floor:g})",
+                 ylabel="model RMSE (m)", aspect="equal")
+        axes.grid()
+    figure.colorbar(dots, ax=panels[0], label="mean thickness of the patch (m)")
+    return figure
+
+
+def plot_spectrum(metrics):
+    """Power by wavelength, and the share of the label's that each method explains: the figure."""
+    spectrum = metrics["spectrum"]
+    wavelength_km = spectrum["wavelength_km"]
+    figure, panels = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    figure.suptitle(headline(metrics))
+    panels[0].loglog(wavelength_km, spectrum["label"], "k-", linewidth=2, label="label")
+    for method, power in spectrum["power"].items():
+        name, colour = METHODS[method]
+        panels[0].loglog(wavelength_km, power, color=colour, label=name)
+        panels[1].semilogx(wavelength_km, spectrum["explained"][method], color=colour)
+    panels[0].set(ylabel="power (m² km²)", title="Mean power spectrum of the test patches")
+    panels[1].set(ylabel="1 − power of the error / power of the label", ylim=(-0.6, 1.05),
+                  title="Share of the label's power that is right")
+    panels[1].axhline(0, color="black", linewidth=0.8)
+    coarse_km = 2 * metrics["stages"][0]["from_km"]
+    for axes in panels:
+        axes.axvline(coarse_km, color="grey", linestyle="--", linewidth=1,
+                     label=f"two coarse cells ({coarse_km:g} km)")
+        plain_ticks(axes.xaxis)
+        axes.invert_xaxis()
+        axes.set_xlabel("wavelength (km)")
+        axes.grid()
+    panels[0].legend(loc="lower left")
+    return figure
+
+
+def plot_each_patch(metrics, patches, by_method):
+    """Maps of each test patch, one a figure: yields (name as in the original, figure)."""
+    for number in prepare_data.in_split(patches, "test"):
+        label = patches["thk"][number, -1]
+        fields = {"predicted" if method == "model" else method: thk[number]
+                  for method, thk in by_method.items()} | {"label": label}
+        limits = (0, max(label.max(), LEAST_SCALE_M))  # one scale for all of them
+        extent = km_extent(patches["x"][number], patches["y"][number])
+        for name, thk in fields.items():
+            figure, axes = plt.subplots(figsize=(5, 4.4), layout="constrained")
+            title = f"{headline(metrics)}\npatch {number}, {name}"
+            image = draw_panel(axes, thk, extent, title, limits, THK_COLOURS)
+            axes.title.set_fontsize(7)
+            axes.set(xlabel="x (km)", ylabel="y (km)")
+            figure.colorbar(image, ax=axes, label="thickness (m)", extend="both")
+            yield f"{number:03d}_{name}", figure
+
+
+def plot_times(metrics_of_runs, title):
+    """RMSE of the last stage against training time: the figure; None where no run has a history."""
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    lines = {}  # the same test patches give the same two lines: drawn once
+    for metrics in metrics_of_runs:
+        history_path = utils.CHECKPOINTS / metrics["run"] / "history.csv"
+        if not history_path.exists():
+            print(f"note: {history_path} is missing: no training curve of {metrics['run']}")
+            continue
+        history = utils.read_table(history_path)
+        seconds, errors = [row["seconds"] for row in history], metrics["test"]["errors"]
+        training, validation = ([row[f"{part}_rmse_m_stage{len(metrics['stages'])}"]
+                                 for row in history] for part in ("train", "validation"))
+        (line,) = axes.loglog(seconds, training, linewidth=1, label=metrics["run"])
+        if validation[0] is not None:
+            axes.loglog(seconds, validation, "--", linewidth=1, color=line.get_color())
+        at = next(row["seconds"] for row in history if row["epoch"] == metrics["epoch"])
+        axes.plot(at, errors["model"]["rmse_m"], "*", color=line.get_color(),
+                  markeredgecolor="black", markersize=12)
+        for method in [method for method in MAPPED[:-1] if method in errors]:
+            lines.setdefault((method, round(errors[method]["rmse_m"], 3)), []).append(
+                metrics["run"])
+    if not axes.lines:
+        plt.close(figure)
+        return None
+    for (method, rmse_m), runs in lines.items():
+        axes.axhline(rmse_m, color=METHODS[method][1], linestyle=":",
+                     label=f"{METHODS[method][0]}: {', '.join(runs)}")
+    axes.plot([], [], "k--", linewidth=1, label="validation patches")
+    axes.plot([], [], "k*", markersize=12, label="test patches, at the best epoch")
+    axes.set(xlabel="training time (s)", ylabel="RMSE (m)", title=title)
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
+    axes.grid(which="both")
+    axes.legend()
+    return figure
+
+
+# ---------------------------------------------------------------- whole maps
+
+
+def plot_hindcast(metrics, by_method, fine):
+    """Label, errors of every method on one scale; zoomed on the model's worst: the figure."""
+    label = fine["thk"]
+    errors = {method: by_method[method] - label for method in MAPPED
+              if method in by_method}
+    limit = error_limit_m(np.nan_to_num(errors["bicubic"]))
+    panels = [("label", label, "thk")] + [
+        (f"{METHODS[method][0]} error, RMSE {metrics['all']['errors'][method]['rmse_m']:.1f} m",
+         error, "error") for method, error in errors.items()]
+    title = (f"Hindcast with run {metrics['run']}: {metrics['map']}, {metrics['from_km']:g} km to "
+             f"{metrics['to_km']:g} km")
+    if metrics["synthetic"]:
+        title = f"SYNTHETIC ice sheet, no real place\n{title}"
+    return plot_map(title, fine["x"], fine["y"], panels,
+                    (label, fine["topg"], utils.densities_of(metrics)), limit,
+                    np.nan_to_num(errors["model"]))
+
+
+def plot_downscaled(path, ice_map, settings, scale):
+    """The coarse map, the finer one in `path`, their difference, zoomed on it: the figure."""
+    with maps.open_netcdf(path) as ds:
+        step = math.ceil(max(ds["thk"].shape) / (2 * MAP_PIXELS)) | 1  # see plot_map
+        parts = tuple(slice(None, None, step * flip) for flip in ice_map["flips"])
+        thk, topg, width = (np.ma.filled(ds[name][(-1,) * (ds[name].ndim - 2) + parts], np.nan)
+                            if name in ds.variables else None
+                            for name in ("thk", "topg", "thk_uncertainty"))
+    x, y = (utils.finer_axis(ice_map[name], scale)[::step] for name in "xy")
+    rows, columns = (np.arange(n * scale)[::step] // scale for n in ice_map["thk"].shape)
+    coarse = ice_map["thk"][rows[:, None], columns]
+    panels = [("coarse map", coarse, "thk"), ("downscaled", thk, "thk"),
+              ("downscaled - coarse", thk - coarse, "error")]
+    if width is not None:
+        panels.append(("90 % interval", width, "width"))
+    spacing_km = ice_map["spacing_m"] / 1000
+    title = (f"{ice_map['name']} from {spacing_km:g} km to {spacing_km / scale:g} km with run "
+             f"{settings['run']}")
+    change = np.nan_to_num(thk - coarse)
+    return plot_map(title, x, y, panels, (thk, topg, utils.densities_of(settings["data"])),
+                    error_limit_m(change), change)
+
+
+def worst_square(field, side):
+    """First row, column of the square of `side` cells in which `field`, squared, is largest."""
+    mean = scipy.ndimage.uniform_filter(field.astype(np.float64) ** 2, side, mode="constant")
+    half = side // 2
+    inside = mean[half:field.shape[0] - side + half + 1, half:field.shape[1] - side + half + 1]
+    return np.unravel_index(np.argmax(inside), inside.shape)
+
+
+def plot_map(title, x, y, panels, outline, limit, zoom_on):
+    """A figure of a whole map: its panels, and below them the same, zoomed. Returns the figure.
+
+    x, y: axes [m]; panels: [(name, (y, x) field [m], "thk", "error" or "width")]; outline: thk,
+    topg [m] and densities, for ice edge (black) and grounding line (orange); limit: end of the
+    scale of errors [m]; zoom_on: (y, x) [m], the zoom is where its squares are largest.
+    """
+    side = min(ZOOM, *zoom_on.shape)
+    row, column = worst_square(zoom_on, side)
+    # An odd step, so that the sample does not always hit the same fine cell of a coarse one.
+    step = math.ceil(max(zoom_on.shape) / MAP_PIXELS) | 1
+    views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
+    thk, topg, densities = outline
+    lines = [(utils.is_ice(thk), "black")]
+    if topg is not None:
+        lines.append((utils.cell_type(thk, topg, densities) == 2, "#ff7f00"))
+    styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), LEAST_SCALE_M)),
+                      THK_COLOURS),
+              "error": ((-limit, limit), ERROR_COLOURS),
+              "width": ((0, limit), "magma_r")}
+    n, tall = len(panels), len(y) / len(x)
+    figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
+                                height_ratios=(tall, 1))
+    lines_are = "ice edge black" + (", grounding line orange" if topg is not None else "")
+    figure.suptitle(f"{title}\n{lines_are}, zoom red")
+    images = {}
+    for axes, (rows, columns), what in zip(grid, views, ("", ", zoom"), strict=True):
+        extent = km_extent(x[columns], y[rows])
+        for panel, (name, field, kind) in zip(axes, panels, strict=True):
+            heading = name.split(",")[0] + what if what else name  # its RMSE is of the whole map
+            images[kind] = draw_panel(panel, field[rows, columns], extent, heading,
+                                               *styles[kind])
+            for cells, colour in lines:
+                if 0 < cells[rows, columns].mean() < 1:
+                    panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
+                                  colors=colour, linewidths=0.4 if not what else 0.8)
+            panel.set_xlabel("x (km)")
+        axes[0].set_ylabel("y (km)")
+    box = km_extent(x[views[1][1]], y[views[1][0]])
+    for panel in grid[0]:  # where the zoom is
+        panel.add_patch(matplotlib.patches.Rectangle(
+            (box[0], box[2]), box[1] - box[0], box[3] - box[2], fill=False, edgecolor="red"))
+    for kind, label in (("thk", "thickness (m)"), ("error", "difference (m)"),
+                        ("width", "± (m), half-width of the interval")):
+        of_kind = [i for i, panel in enumerate(panels) if panel[2] == kind]
+        if of_kind:
+            figure.colorbar(images[kind], ax=grid[:, of_kind], label=label, location="bottom",
+                            aspect=30, pad=0.02, extend="both" if kind == "error" else "max")
+    return figure
