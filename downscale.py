@@ -114,13 +114,15 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
 
     ice_map: the coarse map (see maps); axes: x, y of the fine map [m]; bed: see maps.open_bed, or
     None; tile: of map_tiles. coarse: (1, y, x) float32 [m] without gaps; topg: the same of the fine
-    cells, or None; topg_read: (y, x) m, NaN in its gaps, or None; unknown: fine cells (y, x) where
-    nothing is known: a coarse cell is known as a whole or not at all.
+    cells, or None; topg_read: (y, x) m, NaN in its gaps, or None; topg_error: its standard error,
+    (1, y, x) m, 0 where the file says none, or None; unknown: fine cells (y, x) where nothing is
+    known: a coarse cell is known as a whole or not at all.
     """
     rows, columns = (slice(part.start * scale, part.stop * scale) for _, part in tile)
     whole = tile[0][1], tile[1][1]
     cell = np.ones((scale, scale), bool)
-    coarse_unknown, arrays = ice_map["unknown"][whole], {"topg": None, "topg_read": None}
+    coarse_unknown = ice_map["unknown"][whole]
+    arrays = {"topg": None, "topg_read": None, "topg_error": None}
     unknown = np.kron(coarse_unknown, cell)
     if bed:
         topg = utils.bring_to_cells(bed, axes[0][columns], axes[1][rows])
@@ -128,7 +130,11 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
         lacking = gaps.reshape(len(topg) // scale, scale, -1, scale).any(axis=(1, 3))
         coarse_unknown = coarse_unknown & lacking  # no thickness over a known bed: no ice
         unknown = np.kron(coarse_unknown | lacking if bed_is_needed else coarse_unknown, cell)
-        arrays = {"topg_read": topg, "topg": utils.fill_nearest(topg, gaps)[None]}
+        arrays |= {"topg_read": topg, "topg": utils.fill_nearest(topg, gaps)[None]}
+        if bed["read_error"] and bed_is_needed:
+            error = utils.bring_to_cells(bed | {"read": bed["read_error"], "change": None},
+                                         axes[0][columns], axes[1][rows])
+            arrays["topg_error"] = np.maximum(np.nan_to_num(error), 0)[None]
     arrays["coarse"] = utils.fill_nearest(ice_map["thk"][whole], coarse_unknown)[None]
     return arrays | {"unknown": unknown}
 
@@ -173,7 +179,11 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
         if fit:
             types = uncertainty.types_of_patches(thickness["model"], topg if needs_topg else None,
                                            settings)
-            thickness["uncertainty"] = uncertainty.half_width(spread, types, fit)
+            width = uncertainty.half_width(spread, types, fit)
+            if arrays["topg_error"] is not None:
+                width = uncertainty.add_bed_error(width, arrays["topg_error"], types["grounded"],
+                                                  scale, ice_map["spacing_m"] / scale)
+            thickness["uncertainty"] = width
             free = np.isfinite(spread)
             seen += [cells[0][inside].sum() for cells in (
                 free, free & (spread > fit["seen_m"]), free & types["margin"])]
@@ -341,8 +351,12 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
             "uncertainty": fit and (
                 "thk - thk_uncertainty (0 where that is less) to thk + thk_uncertainty covers 90 % "
                 f"of the cells of {fit['blocks']['all']} patches of {settings['data']['source']} "
-                f"that the run was trained on and of {fit['held_out']} held out; errors of the "
-                "coarse map and of the bed are not in it; 0 where the coarse map has no ice") or "",
+                f"that the run was trained on and of {fit['held_out']} held out; 0 where the "
+                "coarse map has no ice; errors of the coarse map are not in it; those of the bed "
+                + (f"are in it, where ice is grounded, by the standard error in {bed['name']}, of "
+                   "which what is equal all over a coarse cell is left out: correlated over "
+                   f"{uncertainty.BED_LENGTH_M / 1000:g} km" if bed and bed["read_error"]
+                   else "are not in it")) or "",
             "versions": json.dumps(utils.versions()),
             "comment": "; ".join(["thk averaged over the cells of the coarse map gives it back",
                                   *notes]),
@@ -419,9 +433,10 @@ def coarsen(fine, scale):
 
 def rebuild(chain, fine, coarse, settings, scale):
     """What refine makes of a coarse map, and baselines: {method: (y, x) m}; maps: of coarsen."""
-    by_method = {}
-    for rows, columns, thickness, _ in refine(chain, coarse, maps.bed_of_map(fine), settings,
-                                              scale, baselines=True):
+    by_method, bed = {}, maps.bed_of_map(fine)
+    if bed:
+        bed |= {"read_error": None}  # the label was made of this very bed
+    for rows, columns, thickness, _ in refine(chain, coarse, bed, settings, scale, baselines=True):
         for method, thk in thickness.items():
             by_method.setdefault(method, np.empty(fine["thk"].shape, np.float32))[
                 rows, columns] = thk
@@ -435,8 +450,8 @@ def score_map(by_method, fine, coarse, settings, scale):
     all: utils.score; n_lost: ice cells that are not scored, for want of a bed. by_type: the same by
     utils.cells_by_type (margin: within two coarse cells). by_place: inside and outside the window
     that the run was trained on; only where its map and this one say that they have one projection.
-    uncertainty: {part of the above: uncertainty.score_intervals} where the coarse map leaves a
-    choice.
+    uncertainty, of a calibrated run, where the coarse map leaves a choice: by_type: {part of the
+    above: uncertainty.score_intervals}; halves_within: see uncertainty.share_of_halves.
     checks: {method: {consistency_m: largest difference of the reduced result from the coarse map,
     least_thk_m: lowest thickness, if any is known}}.
     """
@@ -463,9 +478,13 @@ def score_map(by_method, fine, coarse, settings, scale):
         places = {"training window": window, "elsewhere": ~window}
         scores["by_place"] = {name: score(cells) for name, cells in places.items()}
     if width is not None:
-        scores["uncertainty"] = {name: uncertainty.score_intervals(
-            by_method["model"] - label, width, cells & near & (width > 0), settings["uncertainty"],
-            spacing_m) for name, cells in ({"all": near} | types | places).items()}
+        fit, error = settings["uncertainty"], by_method["model"] - label
+        free = near & (width > 0)
+        scores["uncertainty"] = {
+            "by_type": {name: uncertainty.score_intervals(error, width, free & cells, fit["shape"])
+                        for name, cells in ({"all": near} | types | places).items()},
+            "halves_within": uncertainty.share_of_halves(
+                error, np.where(free, width, 0), types, fit, scale)}
     for method, thk in by_method.items():
         reduced = utils.reduce_fields(np.where(known, thk, 0)[None], scale, "area")[0]
         off = np.abs(reduced - coarse["thk"])[known[::scale, ::scale]]
@@ -525,7 +544,11 @@ def print_hindcast(metrics):
         method: {"consistency m": f"{checks['consistency_m']:.3f}",
                  "least thk m": f"{checks['least_thk_m']:.1f}"}
         for method, checks in metrics["checks"].items() if "least_thk_m" in checks})
-    uncertainty.print_intervals(metrics.get("uncertainty"))
+    if "uncertainty" in metrics:
+        uncertainty.print_intervals(metrics["uncertainty"]["by_type"])
+        halves = metrics["uncertainty"]["halves_within"]
+        print("volume: that of coarse cells is kept" + (
+            f"; that of their halves is in its 90 % interval in {halves:.0%}" if halves else ""))
 
 
 def main(argv=None):

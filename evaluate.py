@@ -83,8 +83,10 @@ def score_types(by_method, patches, settings, numbers, spread=None):
     """utils.score by what the label has in a cell: {type: score}, see utils.cells_by_type.
 
     by_method: {method: (patch, y, x) m} of these patches. The margin reaches two coarse cells, and
-    across the edges of patches. Then, of a calibrated run (else {}), by_type: score_intervals where
-    the spread is not NaN; volume: share of the patches whose volume is in its 90 % interval.
+    across the edges of patches. Second, of a calibrated run (else {}), where the spread is not NaN:
+    by_type: uncertainty.score_intervals; constant: the same of every method if its intervals had
+    one width for each surface type; volume_within: share of the patches whose volume is in its
+    90 % interval, volume_half_width_km3: the mean of those.
     """
     thk, topg = (None if patches[name] is None else
                  prepare_data.assemble(patches[name][:, -1], patches) for name in ("thk", "topg"))
@@ -100,11 +102,21 @@ def score_types(by_method, patches, settings, numbers, spread=None):
     bed = patches["topg"][numbers, -1] if model.needs_topg(settings) else None
     predicted = uncertainty.types_of_patches(by_method["model"], bed, settings)
     width = uncertainty.half_width(spread, predicted, fit)
-    within = [abs(each.sum(dtype=float)) * cell_m**2 / 1e9 <= uncertainty.volume_width_km3(
-        of_patch, cell_m, fit) for each, of_patch in zip(error, width, strict=True)]
-    return scores, {"volume": float(np.mean(within)), "by_type": {
-        name: uncertainty.score_intervals(error, width, free & of_type, fit, cell_m)
-        for name, of_type in (cells | {"all": free}).items()}}
+    volume = np.abs(error.sum(axis=(1, 2), dtype=float))  # as a sum of thickness [m]
+    wide = uncertainty.sum_half_width(width, predicted, fit, axis=(1, 2))
+    cells = {name: free & of_type for name, of_type in (cells | {"all": free}).items()}
+    constant = {}
+    for name in fit["constant"].keys() & by_method.keys():
+        of_method = fit["constant"][name]
+        one = uncertainty.of_types(of_method["half_width_m"], predicted, label.shape)
+        constant[name] = {kind: uncertainty.score_intervals(
+            by_method[name] - label, one, of_type, of_method["shape"])
+            for kind, of_type in cells.items()}
+    return scores, {
+        "by_type": {kind: uncertainty.score_intervals(error, width, of_type, fit["shape"])
+                    for kind, of_type in cells.items()},
+        "constant": constant, "volume_within": float(np.mean(volume <= wide)),
+        "volume_half_width_km3": float(wide.mean() * cell_m**2 / 1e9)}
 
 
 def power_spectrum(fields, spacing_m):
@@ -220,6 +232,24 @@ def print_methods(errors, checks=None):
          *(checks or {}).get(method, {}).values()) for method, entry in errors.items()])
 
 
+def print_uncertainty(metrics):
+    """Print how sure the model is on the test patches, and what is to be beaten; or nothing."""
+    found = metrics["uncertainty"]
+    if not found:
+        return
+    uncertainty.print_intervals(found["by_type"])
+    print()
+    kinds = [kind for kind, entry in found["by_type"].items() if entry]
+    rows = {"intervals of the model": found["by_type"]} | {
+        f"one width a type, {METHODS[method][0]}": found["constant"][method]
+        for method in METHODS if method in found["constant"]}
+    utils.print_table([("CRPS m", *kinds)] + [
+        (name, *(f"{entry[kind]['crps_m']:.2f}" for kind in kinds))
+        for name, entry in rows.items()])
+    print(f"volume of a patch: ± {found['volume_half_width_km3']:.0f} km3, right in "
+          f"{found['volume_within']:.0%} of the {metrics['n_test']}")
+
+
 # ---------------------------------------------------------------- the two jobs
 
 
@@ -253,7 +283,7 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
     print_scores(metrics["by_type"] | {"all": metrics["test"]})
     print()
     print_methods(metrics["test"]["errors"])
-    uncertainty.print_intervals(metrics["uncertainty"].get("by_type"))
+    print_uncertainty(metrics)
     if not draw:
         return metrics
 
@@ -265,6 +295,8 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
              "training": figures.plot_training(metrics, history),
              "patches": figures.plot_patches(metrics, patches, by_method),
              "spectrum": figures.plot_spectrum(metrics)}
+    if metrics["uncertainty"]:
+        plots["reliability"] = figures.plot_reliability(metrics)
     for name, figure in plots.items():
         figures.save(figure, folder / f"{name}.png", made_by)
     each = figures.plot_each_patch(metrics, patches, by_method) if all_patches else ()

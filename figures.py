@@ -265,6 +265,42 @@ def plot_spectrum(metrics):
     return figure
 
 
+def plot_reliability(metrics):
+    """How often intervals hold on the test patches, and spread against skill: the figure."""
+    by_type = {kind: entry for kind, entry in metrics["uncertainty"]["by_type"].items() if entry}
+    tenths = by_type["all"]["tenths"]
+    width_m = [tenth["half_width_m"] for tenth in tenths]
+    levels = [float(level) for level in by_type["all"]["coverage"]]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    figure.suptitle(f"{headline(metrics)}, {metrics['n_test']} test patches")
+    left.plot([0.45, 1], [0.45, 1], color="grey", linewidth=0.8)
+    for kind, entry in by_type.items():
+        left.plot(levels, list(entry["coverage"].values()), "ko-" if kind == "all" else ".-",
+                  label=f"{kind} ({entry['n_cells']} cells)")
+    left.set(xlabel="level of the interval", ylabel="share of cells in it",
+             title="by surface type; above the line intervals are too wide", xticks=levels)
+    left.legend()
+    for level in by_type["all"]["coverage"]:
+        (line,) = middle.plot(width_m, [tenth["coverage"][level] for tenth in tenths], "o-",
+                              markersize=3, label=f"{float(level):.0%} interval")
+        middle.axhline(float(level), color=line.get_color(), linestyle="--", linewidth=0.8)
+    middle.set(xlabel="half-width of the 90 % interval (m)", ylabel="share of cells in it",
+               xscale="log", title="by tenth of the half-width")
+    middle.legend()
+    right.loglog(width_m, [tenth["rmse_m"] for tenth in tenths], "ko-", label="each tenth of cells")
+    scale = np.sqrt(metrics["settings"]["uncertainty"]["variance"])
+    right.loglog(width_m, np.multiply(width_m, scale), color="grey", linewidth=0.8,
+                 label="as calibrated")
+    right.set(xlabel="half-width of the 90 % interval (m)", ylabel="RMSE (m)",
+              title="spread and skill")
+    right.legend()
+    for axes in (left, middle, right):
+        axes.grid()
+    for axis in (middle.xaxis, right.xaxis, right.yaxis):
+        plain_ticks(axis)
+    return figure
+
+
 def plot_each_patch(metrics, patches, by_method):
     """Maps of each test patch, one a figure: yields (name as in the original, figure)."""
     for number in prepare_data.in_split(patches, "test"):

@@ -7,6 +7,7 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
     topg, usrf      elevation of bed and upper surface [m], (y, x) float32, NaN where missing;
                     None where the file has none; usrf is read only where it is needed
     topg_change     what the bed has risen since the first record [m], (y, x); None: it stays
+    topg_error      standard error of the bed [m], (y, x); None where the file says none
     unknown         (y, x) bool: neither thickness nor bed is known
     n_missing_thk, n_negative_thk   cells whose thickness was missing, or negative and set to 0
     crs             attributes of the grid mapping, {} where unknown
@@ -19,6 +20,7 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
 """
 
 import contextlib
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -37,13 +39,14 @@ NAMES = {
     "topg": ("topg bed bed_topography bedrock_altitude bedrock bed_elevation z_bed Hb", "zl b"),
     "usrf": ("usrf usurf surface_topography surface_altitude orog z_srf Hs zs", "surface topo s"),
     "lsrf": ("lsrf ice_base z_base", "base zb"),
+    "topg_error": ("topg_error errbed bed_error bed_uncertainty z_bed_err bed_err", ""),
 }
 LENGTH = re.compile(  # metres or kilometres, and words after it that do not change the length
     r"(km|kilomet(?:er|re)s?|m|met(?:er|re)s?)[ .,(]*(?:(?:a\.? ?(?:m\.? ?)?s\.? ?l|above .*"
     r"|(?:of )?ice(?: thickness| eq(?:uivalent)?)?)[.)]*)?", re.IGNORECASE)
 NO_UNITS = ("", "1", "-", "none", "no unit", "unitless")
 PLAUSIBLE_M = {"thk": (-np.inf, 6000), "topg": (-13000, 9000), "usrf": (-13000, 9000),
-               "lsrf": (-13000, 9000)}
+               "lsrf": (-13000, 9000), "topg_error": (-np.inf, 9000)}
 UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)  # and all that is beyond 1e9
 NO_OPTIONS = {"names": {}, "units": None, "densities": None}  # see map_options
 READ_CELLS = 4_000_000  # of a bed that are read at a time, to check them
@@ -116,8 +119,8 @@ def make_map(x, y, thk, topg=None, usrf=None, **about):
         "unknown": missing if topg is None else missing & np.isnan(topg),
         "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()),
         "crs": {}, "record": None, "record_text": "", "records": None, "topg_change": None,
-        "flips": (1, 1), "taken": "", "notes": (), "path": None, "name": "a map", "sha256": "",
-        "title": "", "citation": "", "synthetic": False} | about
+        "topg_error": None, "flips": (1, 1), "taken": "", "notes": (), "path": None,
+        "name": "a map", "sha256": "", "title": "", "citation": "", "synthetic": False} | about
 
 
 def open_netcdf(path):
@@ -181,7 +184,8 @@ def find_variable(variables, field, names, path, ds, sure=True):
                default=(None, None))[1]
 
 
-def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf"), units=None):
+def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf", "topg_error"),
+                   units=None):
     """What a map file has: {field: variable}, axes {x, y: (dimension, values [m], metres to a
     unit of them)}, notes, text.
 
@@ -198,8 +202,7 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf"), unit
     if len(fields) + len(unsure) > 1 or "topg" in wanted[:1]:
         fields |= unsure
     first = next((fields[field] for field in wanted if field in fields), None)
-    if first is None or ("thk" in wanted and "thk" not in fields
-                         and not {"usrf", "lsrf"} <= fields.keys()):
+    if wanted[0] not in fields and not {"usrf", "lsrf"} <= fields.keys():
         what = "ice thickness (thk, thickness, H_ice ..., or usrf and lsrf)" if (
             "thk" in wanted) else "bed (topg, bed, z_bed ..., standard name bedrock_altitude)"
         raise InputError(f"{path}: no {what}, {contents(ds)}; name it with --names "
@@ -459,6 +462,7 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
                     raise
                 notes.append(f"no bed from the surface ({error})")  # --bed may have one
         thk = read("thk") if "thk" in found else usrf - read("lsrf")
+        topg_error = read("topg_error") if {"topg", "topg_error"} <= found.keys() else None
         topg_change, first = None, found["thk" if "thk" in found else "usrf"]
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
         if topg is None and usrf is not None:
@@ -476,7 +480,8 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
     flips = tuple(-1 if axis[0] > axis[-1] else 1 for axis in (y, x))
     flip = tuple(slice(None, None, step) for step in flips)
     fields = {key: None if values is None else values[flip] for key, values in (
-        ("thk", thk), ("topg", topg), ("usrf", usrf), ("topg_change", topg_change))}
+        ("thk", thk), ("topg", topg), ("usrf", usrf), ("topg_change", topg_change),
+        ("topg_error", topg_error))}
     return make_map(np.sort(x), np.sort(y), **fields, **about, path=Path(path), flips=flips,
                     name=Path(path).name, sha256=sha256 or file_sha256(path),
                     title=texts.get("title", ""), synthetic=texts.get("synthetic") == "yes")
@@ -486,9 +491,12 @@ def bed_of_map(ice_map):
     """The bed of a map in memory, as open_bed gives that of a file; None where the map has none."""
     if ice_map["topg"] is None:
         return None
+    reads = {"read": lambda rows, columns: ice_map["topg"][rows, columns], "read_error": None}
+    if ice_map["topg_error"] is not None:
+        reads["read_error"] = lambda rows, columns: ice_map["topg_error"][rows, columns]
     return {key: ice_map[key] for key in (
         "x", "y", "spacing_m", "name", "path", "sha256", "crs", "citation", "record_text", "taken",
-        "notes")} | {"read": lambda rows, columns: ice_map["topg"][rows, columns], "change": None}
+        "notes")} | reads | {"change": None}
 
 
 @contextlib.contextmanager
@@ -497,15 +505,15 @@ def open_bed(path, record=-1, names=None, units=None):
 
     Yields a *bed*, a dict of x, y, spacing_m, name, path, sha256, crs, citation, record_text, taken
     and notes as in a map, and read(rows, columns): topg (y, x) float32 [m] of two slices of the
-    ascending axes, NaN where missing. change: None, or a bed of what is to be added to it [m]. The
-    file is open as long as the block lasts.
+    ascending axes, NaN where missing. read_error: the same of its standard error, or None. change:
+    None, or a bed of what is to be added to it [m]. The file is open as long as the block lasts.
     record: of a bed with a time axis; -1 is the last; else as in read_map.
     Raises InputError as read_map does, and where there is no bed in the file.
     """
     with open_netcdf(path) as ds:
         names = {field: name for field, name in (names or {}).items()
-                 if field == "topg" or (field in "xy" and name in ds.variables)}
-        found, axes, notes, taken = find_variables(ds, path, names, ("topg",), units)
+                 if field.startswith("topg") or (field in "xy" and name in ds.variables)}
+        found, axes, notes, taken = find_variables(ds, path, names, ("topg", "topg_error"), units)
         (x_dim, x, factor), (y_dim, y, _), variable = axes["x"], axes["y"], found["topg"]
 
         def in_file(part, values):
@@ -515,10 +523,10 @@ def open_bed(path, record=-1, names=None, units=None):
                 return slice(start, stop), 1
             return slice(len(values) - stop, len(values) - start), -1
 
-        def read(rows, columns):
+        def read(rows, columns, field="topg"):
             (rows, step_y), (columns, step_x) = in_file(rows, y), in_file(columns, x)
-            field = read_field(variable, "topg", axes, record, path, None, rows, columns)
-            return field[::step_y, ::step_x]
+            values = read_field(found[field], field, axes, record, path, None, rows, columns)
+            return values[::step_y, ::step_x]
 
         picked = pick_record(variable, x_dim, y_dim, record, path, is_asked_for=True)
         counts, step = {}, max(READ_CELLS // len(x), 1)
@@ -527,7 +535,9 @@ def open_bed(path, record=-1, names=None, units=None):
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
         crs = read_crs(ds, variable, notes, factor)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
-               "read": read, "name": Path(path).name, "path": Path(path), "change": None,
+               "read": read, "read_error": functools.partial(read, field="topg_error") if (
+                   "topg_error" in found) else None,
+               "name": Path(path).name, "path": Path(path), "change": None,
                "sha256": file_sha256(path), "crs": crs, "citation": find_citation(ds),
                "record_text": record_text(ds, *picked), "taken": taken, "notes": tuple(notes)}
 

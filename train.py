@@ -376,16 +376,21 @@ def not_a_number(epoch, checkpoint):
 
 
 def calibration_part(layers, patches, numbers, settings):
-    """What uncertainty.fit_intervals needs of the patches of these numbers, cut as in an epoch."""
+    """What uncertainty.fit_intervals needs of patches `numbers`, cut as in an epoch."""
     places = find_places(patches, numbers, settings) if settings["augment"] else None
-    thk, topg = (levels[-1][:, None]
-                 for levels in draw_patches(patches, numbers, places, settings, epoch=0))
-    predictions, spread = model.predict_patches(layers, {"thk": thk, "topg": topg}, settings,
-                                                np.arange(len(numbers)))
-    bed = topg[:, 0] if model.needs_topg(settings) else None
-    types = uncertainty.types_of_patches(predictions[-1], bed, settings)
+    fields = draw_patches(patches, numbers, places, settings, epoch=0)
+    drawn = {name: np.stack(utils.make_levels(
+        levels[-1], settings["scale"], settings["data"]["degrade"], "fine"), axis=1)
+        for name, levels in zip(("thk", "topg"), fields, strict=True)}
+    if not model.needs_topg(settings):
+        drawn["topg"] = None
+    numbers, label = np.arange(len(numbers)), drawn["thk"][:, -1]
+    predictions, spread = model.predict_patches(layers, drawn, settings, numbers)
+    by_method = model.with_baselines(predictions[-1], drawn, numbers, settings)
+    bed = None if drawn["topg"] is None else drawn["topg"][:, -1]
+    types = uncertainty.types_of_patches(by_method["model"], bed, settings)
     free = np.isfinite(spread)
-    return predictions[-1] - thk[:, 0], spread, {"all": free} | {
+    return {method: thk - label for method, thk in by_method.items()}, spread, {"all": free} | {
         name: free & cells for name, cells in types.items()}
 
 
@@ -586,7 +591,7 @@ def parse_arguments(argv):
                         help="train N runs, --seed and those after it, and print one table")
     parser.add_argument("--crossval", type=int, metavar="K",
                         help="K-fold cross-validation: whole blocks of patches, each held out once")
-    parser.add_argument("--calibrate", action="store_true", help="only fit how sure a run is")
+    parser.add_argument("--calibrate", action="store_true", help="only fit how sure it is")
     maps.add_map_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="start the run over")
     args = parser.parse_args(argv)
@@ -621,10 +626,9 @@ def main(argv=None):
     figures.choose_screen(show=False)
     if args.calibrate:
         model.set_up_device()
-        _, patches = prepare_data.find_patches(
+        calibrate(args.run, prepare_data.find_patches(
             args.run, args.scale, args.input, args.patches,
-            trained=model.read_settings(args.run), options=args.options)
-        calibrate(args.run, patches)
+            trained=model.read_settings(args.run), options=args.options)[1])
         return 0
     if not (args.seeds or args.crossval):
         return train_run(args)

@@ -13,9 +13,12 @@ import utils
 # ---- Settings ---------------------------------------------------------------------------------
 SHAPE = np.arange(1, 20) / 20   # the `shape` of a fit: quantiles of |error| / half-width at these
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of SHAPE: intervals that are scored; half-widths are of 0.9
+NORMAL = 1.645        # half-width of a 90 % interval over the standard deviation, if normal
 OFFSET_M = 0.1       # added to errors and spreads before their logarithms
 FITTED = 5000        # cells that the line is fitted to
+BED_LENGTH_M = 20e3  # over which errors of a bed are correlated
 LEAST_BLOCKS = 5     # patches that a surface type has to be in, to get a factor of its own
+LEAST_WIDTH_M = 1e-3  # of an interval where something is free
 LEAST_FACTOR = 0.05  # of a surface type: without any error in most cells it is not sure either
 UNLIKE = 0.05, 3     # a map is unlike those calibrated on if more cells have the spread that 1 %
                      # had there, or so many times more are near a margin
@@ -28,17 +31,21 @@ UNLIKE = 0.05, 3     # a map is unlike those calibrated on if more cells have th
 def fit_intervals(parts):
     """Fit how sure a run is to its own errors: `uncertainty` of its settings, a dict.
 
-    parts: of the patches trained on and, where there are any, of those held out: error
-    (thk - label), spread (see model.free_spread), both (patch, y, x) m, and {type: cells (bool)
-    where something is free} by surface type as predicted, with "all".
+    parts: of the patches trained on and, where there are any, of those held out: errors
+    {method: thk - label}, the model's and for comparison others', spread (see model.free_spread),
+    all (patch, y, x) m, and {type: cells (bool) where something is free} by surface type as
+    predicted, with "all".
     The 90 % quantile of log(0.1 m + |error|) is a line in log(0.1 m + spread): slope, intercept,
     fitted to FITTED cells of the patches trained on. factors: what it takes by surface type to
     cover 90 % of their cells, `all` for a type in fewer than LEAST_BLOCKS patches (blocks: in how
     many); all times what the patches held out for validation take, but at least 1: where they err
     less than those trained on, that is luck. shape: quantiles of |error| / half-width at SHAPE;
     variance: the mean square of that; together: cells_together, by type. seen_m: the spread that
-    1 % of the cells exceed; margin: share of margin cells.
+    1 % of the cells exceed; margin: share of margin cells. constant: of every method, what is to
+    be beaten, see constant_width.
     """
+    constant = {method: constant_width(parts, method) for method in parts[0][0]}
+    parts = [(errors["model"], *others) for errors, *others in parts]
     error, spread, types = parts[0]
     cells = np.random.default_rng(0).permutation(np.flatnonzero(types["all"]))[:FITTED]
     x, y = (np.log(OFFSET_M + np.abs(field.ravel()[cells])) for field in (spread, error))
@@ -64,7 +71,34 @@ def fit_intervals(parts):
         "together": {name: cells_together(errors, of_type) for name, of_type in types.items()},
         "held_out": len(held_out) if parts[1:] else 0,
         "seen_m": float(np.nanquantile(spread, 0.99)),
-        "margin": float(types["margin"].sum() / max(types["all"].sum(), 1))}
+        "margin": float(types["margin"].sum() / max(types["all"].sum(), 1)), "constant": constant}
+
+
+def constant_width(parts, method):
+    """The 90 % interval of a method, of one width for each surface type: {half_width_m, shape}.
+
+    parts: as of fit_intervals; half_width_m: {type: m}, and shape as there.
+    """
+    error = np.abs(np.concatenate([errors[method] for errors, _, _ in parts]))
+    types = {name: np.concatenate([types[name] for _, _, types in parts])
+             for name in parts[0][2]}
+    widths = {name: max(float(np.quantile(error[cells], 0.9)), LEAST_WIDTH_M)
+              for name, cells in types.items()
+              if name == "all" or cells.any(axis=(1, 2)).sum() >= LEAST_BLOCKS}
+    cells = types["all"]
+    shape = np.quantile((error / of_types(widths, types, error.shape))[cells], SHAPE)
+    return {"half_width_m": widths, "shape": (shape / shape[17]).tolist()}
+
+
+def of_types(values, types, shape):
+    """The value of each cell by its surface type, an array of `shape`; `all` for others.
+
+    values, types: {type: number}, {type: cells (bool)}; the last of several types counts.
+    """
+    field = np.full(shape, values["all"])
+    for name, cells in types.items():
+        field[cells] = values.get(name, values["all"])
+    return field
 
 
 def half_width(spread, types, fit):
@@ -74,11 +108,26 @@ def half_width(spread, types, fit):
     predicted; fit: see fit_intervals.
     One width does for both sides: what of it is below 0 m covers nothing.
     """
-    factor = np.full(spread.shape, fit["factors"]["all"])
-    for name, cells in types.items():
-        factor[cells] = fit["factors"].get(name, fit["factors"]["all"])
+    factor = of_types(fit["factors"], types, spread.shape)
     width = np.exp(fit["intercept"] + fit["slope"] * np.log(OFFSET_M + np.nan_to_num(spread)))
-    return np.float32(np.where(np.isnan(spread), 0, factor * np.maximum(width - OFFSET_M, 1e-3)))
+    width = factor * np.maximum(width - OFFSET_M, LEAST_WIDTH_M)
+    return np.float32(np.where(np.isnan(spread), 0, width))
+
+
+def add_bed_error(width, topg_error, grounded, scale, spacing_m):
+    """Half-widths [m] with the error of the bed in them, where ice is grounded.
+
+    width, grounded (bool), topg_error: the bed's standard error [m], of one shape; scale: fine
+    cells along a coarse one; spacing_m: of the fine cells. There the upper surface stays and the
+    thickness is off by as much as the bed. The coarse cell's thickness is kept, so an error that is
+    the same all over it changes nothing. Errors are taken to be correlated as
+    exp(-distance / BED_LENGTH_M); what of their variance is left are the differences inside.
+    """
+    place = spacing_m / BED_LENGTH_M * np.stack(np.indices((scale, scale)).reshape(2, -1), axis=1)
+    apart = np.hypot(*np.moveaxis(place[:, None] - place, -1, 0))
+    inside = 1 - np.exp(-apart).mean()
+    off = NORMAL * np.sqrt(inside) * topg_error
+    return np.where(grounded & (width > 0), np.hypot(width, off), width).astype(np.float32)
 
 
 def types_of_patches(thk, topg, settings):
@@ -103,29 +152,28 @@ def crps_m(error, width, shape):
     return sum(np.abs(point * width - error) for point in points) / len(points) - apart * width
 
 
-def score_intervals(error, width, cells, fit, spacing_m):
+def score_intervals(error, width, cells, shape):
     """Score intervals of a thickness in some cells: a dict, {} without cells.
 
-    error: thk - label [m], width: half-width of its 90 % interval [m], cells (bool): of one shape.
-    n_cells; half_width_m: the mean; crps_m; volume_error_km3, volume_width_km3 (90 %); coverage:
-    {level: share of the cells with the label in their interval}, by LEVELS. tenths: of the cells,
-    from the narrowest interval up: half_width_m, rmse_m, coverage at 0.9.
+    error: thk - label [m], width: half-width of its 90 % interval [m], cells (bool): of one shape;
+    shape: of the fit.
+    n_cells; half_width_m: the mean; crps_m; coverage: {level: share of the cells with the label in
+    their interval}, by LEVELS. tenths: of the cells, from the narrowest interval up: half_width_m,
+    rmse_m, coverage.
     """
     error, width = (np.asarray(field, float)[cells] for field in (error, width))
     if not len(error):
         return {}
+
+    def score(error, width):
+        within = {f"{level:g}": float(np.mean(np.abs(error) <= part * width))
+                  for level, part in zip(LEVELS, np.interp(LEVELS, SHAPE, shape), strict=True)}
+        return {"half_width_m": float(width.mean()), "rmse_m": float(utils.rmse_m(error, 0)),
+                "coverage": within}
+
     tenths = np.array_split(np.argsort(width, kind="stable"), min(10, len(width)))
-    return {
-        "n_cells": len(error), "half_width_m": float(width.mean()),
-        "crps_m": float(crps_m(error, width, fit["shape"]).mean()),
-        "volume_error_km3": float(error.sum() * spacing_m**2 / 1e9),
-        "volume_width_km3": volume_width_km3(width, spacing_m, fit),
-        "coverage": {f"{level:g}": float(np.mean(
-            np.abs(error) <= np.interp(level, SHAPE, fit["shape"]) * width)) for level in LEVELS},
-        "tenths": [{
-            "half_width_m": float(width[part].mean()),
-            "rmse_m": float(utils.rmse_m(error[part], 0)),
-            "coverage": float(np.mean(np.abs(error[part]) <= width[part]))} for part in tenths]}
+    return {"n_cells": len(error), "crps_m": float(crps_m(error, width, shape).mean()),
+            **score(error, width), "tenths": [score(error[part], width[part]) for part in tenths]}
 
 
 # ---------------------------------------------------------------- volumes
@@ -155,10 +203,37 @@ def cells_together(error, cells):
     return float(size[0] + np.sum((size * correlation)[1:max(int(np.argmax(lost)), 1)]))
 
 
-def volume_width_km3(width, spacing_m, fit):
-    """Half-width of the 90 % interval of the volume of cells [km3], normal; width: theirs [m]."""
-    variance = fit["together"]["all"] * fit["variance"] * np.sum(np.square(width, dtype=float))
-    return float(1.645 * np.sqrt(variance) * spacing_m**2 / 1e9)
+def sum_half_width(width, types, fit, axis):
+    """Half-width [m] of the 90 % interval of a thickness summed over the cells of regions.
+
+    width: of their cells [m]; types: as of half_width; axis: the axes that a region fills. The sum
+    of many errors is normal; its variance is theirs times the cells that err as one, see
+    cells_together, and at most that of cells that all do.
+    """
+    together = sum(fit["together"][name] * types[name] for name in ("grounded", "floating",
+                                                                    "ice_free"))
+    squares = np.minimum(np.sum(together * np.square(width, dtype=float), axis=axis),
+                         np.sum(width, axis=axis, dtype=float) ** 2)
+    return NORMAL * np.sqrt(fit["variance"] * squares)
+
+
+def share_of_halves(error, width, types, fit, scale):
+    """Share of half coarse cells whose volume is in its 90 % interval; None without any.
+
+    error, width, types: as of half_width, of a map (y, x) whose coarse cells, scale x scale, keep
+    their volume exactly: only a region that cuts through them can be off.
+    """
+    def halves(field):  # (half cell, its cells)
+        rows = field.reshape(len(field) // scale, scale, -1, scale // 2)
+        return np.moveaxis(rows, 1, 2).reshape(-1, scale * scale // 2)
+
+    free = halves(width) > 0
+    if not free.any():
+        return None
+    off = np.abs(halves(np.where(width > 0, error, 0)).sum(axis=1))
+    wide = sum_half_width(halves(width), {name: halves(of_type) for name, of_type in types.items()},
+                          fit, axis=1)
+    return float(np.mean((off <= wide)[free.any(axis=1)]))
 
 
 # ---------------------------------------------------------------- on screen
@@ -173,9 +248,6 @@ def print_intervals(scores):
             (name, str(entry["n_cells"]), f"{entry['half_width_m']:.1f}", f"{entry['crps_m']:.2f}",
              *(f"{share:.1%}" for share in entry["coverage"].values()))
             for name, entry in scores.items() if entry])
-        if scores["all"]:
-            print("volume off by {volume_error_km3:.0f} km3; in 90 % ± {volume_width_km3:.0f}"
-                  .format(**scores["all"]))
 
 
 def print_unlike(fit, beyond, margin):

@@ -44,6 +44,7 @@ STANDARD_NAMES = {
     "y": "projection_y_coordinate",
     "thk": "land_ice_thickness",
     "topg": "bedrock_altitude",
+    "topg_error": "bedrock_altitude standard_error",
     "usrf": "surface_altitude",
     "lsrf": "land_ice_basal_altitude",
 }
@@ -51,7 +52,8 @@ STANDARD_NAMES = {
 WRITTEN = {
     "thk": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["thk"],
                    "long_name": "ice thickness"}),
-    "thk_uncertainty": ("f4", {"units": "m", "long_name": "half-width of the interval of thk"}),
+    "thk_uncertainty": ("f4", {"units": "m",
+                               "long_name": "half-width of the 90 % interval of thk"}),
     "topg": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["topg"],
                     "long_name": "bed elevation"}),
     "usrf": ("f4", {"units": "m", "standard_name": STANDARD_NAMES["usrf"],

@@ -321,8 +321,9 @@ def test_maps_of_any_size_with_and_without_ice():
 # ---------------------------------------------------------------- how sure it is
 
 FIT = {"slope": 1.0, "intercept": 1.0, "factors": {"all": 1.0, "margin": 2.0}, "margin": 0.1,
-       "shape": (uncertainty.SHAPE / 0.9).tolist(), "variance": 0.4, "together": {"all": 5.0},
-       "seen_m": 20.0, "held_out": 3, "blocks": {"all": 40}}
+       "shape": (uncertainty.SHAPE / 0.9).tolist(), "variance": 0.4, "seen_m": 20.0, "held_out": 3,
+       "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 5.0),
+       "blocks": {"all": 40}, "constant": {}}
 CALIBRATED = {"average_turns": True, "uncertainty": FIT}
 
 
@@ -396,12 +397,47 @@ def test_hindcast_scores_the_intervals_where_something_is_free(folder, capsys):
     save_map("coarse.nc", thk, topg, spacing_m=5000.0)
     assert downscale.main(["coarse.nc", "--run", "made", "--hindcast"]) == 0
     metrics = hindcast_file()
-    found = metrics["uncertainty"]
+    found = metrics["uncertainty"]["by_type"]
+    assert 0 <= metrics["uncertainty"]["halves_within"] <= 1
     assert found["all"]["n_cells"] == 32 * 40 == sum(
         found[name].get("n_cells", 0) for name in ("grounded", "floating", "ice_free"))
     assert 0 < found["all"]["coverage"]["0.5"] <= found["all"]["coverage"]["0.95"] <= 1
     assert "uncertainty" not in metrics["all"]["errors"]
-    assert "in 90%" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "in 90%" in said and "volume: that of coarse cells is kept; that of their halves" in said
+
+
+def test_the_error_of_the_bed_makes_intervals_wider_but_not_in_a_hindcast(folder, capsys):
+    """Where ice is grounded, whatever file it is of; a hindcast's label is of that very bed."""
+    write_run(scatter=0.05, **CALIBRATED)
+    thk, topg = rough(12, 16)
+    thk += 300
+    save_map("coarse.nc", thk, topg)
+    alone = downscaled("--run", "made")["thk_uncertainty"]
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert "those of the bed are not in it" in ds["thk_uncertainty"].comment
+    with netCDF4.Dataset("coarse.nc", "a") as ds:
+        ds.createVariable("errbed", "f4", ("y", "x"))[:] = 100
+    with_error = downscaled("--run", "made")
+    grounded = with_error["mask"] == 2
+    inside = uncertainty.add_bed_error(alone, np.full(alone.shape, 100.0), grounded, 4, 5000.0)
+    np.testing.assert_allclose(with_error["thk_uncertainty"], inside, rtol=1e-4)
+    assert (inside > alone)[grounded].all() and grounded.any() and not grounded.all()
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert "by the standard error in coarse.nc" in ds["thk_uncertainty"].comment
+    assert "topg_error = errbed" in capsys.readouterr().out
+    shutil.copy("coarse.nc", "bed.nc")
+    with netCDF4.Dataset("coarse.nc", "a") as ds:
+        ds.renameVariable("errbed", "of_no_use")
+    other = downscaled("--run", "made", "--bed", "bed.nc")["thk_uncertainty"]
+    np.testing.assert_allclose(other, with_error["thk_uncertainty"], rtol=1e-4)
+    downscale.main(["coarse.nc", "--run", "made", "--hindcast"])
+    without = hindcast_file()["uncertainty"]
+    shutil.rmtree("results")
+    with netCDF4.Dataset("coarse.nc", "a") as ds:
+        ds.renameVariable("of_no_use", "errbed")
+    downscale.main(["coarse.nc", "--run", "made", "--hindcast"])
+    assert hindcast_file()["uncertainty"] == without
 
 
 # ---------------------------------------------------------------- what is not known

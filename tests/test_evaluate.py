@@ -152,9 +152,12 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
     assert "volume_error_percent" not in ocean["errors"]["model"]
 
 
-FIT = {"slope": 1.0, "intercept": np.log(2), "factors": {"all": 1.0}, "shape": [
-    float(share) / 0.9 for share in uncertainty.SHAPE], "variance": 1 / 2.43,
-    "together": {"all": 1.0}}  # errors even between -10/9 and 10/9 half-widths, 2 spread + 0.1 m
+EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
+# Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.1 m.
+FIT = {"slope": 1.0, "intercept": np.log(2), "factors": {"all": 1.0}, "shape": EVEN,
+       "variance": 1 / 2.43,
+       "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
+       "constant": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0}, "shape": EVEN}}}
 
 
 def test_intervals_by_hand(capsys):
@@ -173,13 +176,20 @@ def test_intervals_by_hand(capsys):
     assert grounded["coverage"] == pytest.approx(
         {"0.5": 0.28, "0.8": 0.44, "0.9": 0.5, "0.95": 0.53}, abs=1e-6)
     assert found["by_type"]["all"] == grounded
-    # Rows of 40 cells, 50.5 m on the average and with both signs: volumes balance but for 0.
-    assert found["volume"] == 1
-    uncertainty.print_intervals(found["by_type"])
+    assert found["constant"]["model"]["grounded"]["half_width_m"] == pytest.approx(90)
+    # Rows of 40 cells, 50.5 m on the average and with both signs: volumes balance.
+    assert found["volume_within"] == 1
+    cell_km2 = FLAT["data"]["spacing_m"] ** 2 / 1e6
+    assert found["volume_half_width_km3"] == pytest.approx(  # of two patches, one of open ocean
+        1.645 * np.sqrt(1600 / 2.43) * 50.5 / 1000 * cell_km2 / 2, rel=1e-3)
+    evaluate.print_uncertainty({"uncertainty": found, "n_test": 2})
     rows = capsys.readouterr().out.splitlines()
-    assert "in 90%" in rows[1] and len(rows) == 6  # types without a cell are left out
+    assert "in 90%" in rows[1]
     assert rows[2].split()[:3] == ["grounded", "1600", "50.5"]
     assert "50.0%" in rows[2]
+    # Types without a cell are left out.
+    assert rows[6].split() == ["CRPS", "m", "grounded", "margin", "all"]
+    assert rows[-1].endswith("right in 100% of the 2")
 
 
 def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):
@@ -187,7 +197,7 @@ def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):
     metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2),
                                np.ones((2, 41, 41)))
     assert metrics["uncertainty"] == {}
-    uncertainty.print_intervals(metrics["uncertainty"].get("by_type"))
+    evaluate.print_uncertainty(metrics)
     assert capsys.readouterr().out == ""
 
 

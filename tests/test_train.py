@@ -17,7 +17,6 @@ import evaluate
 import model
 import prepare_data
 import train
-import uncertainty
 import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
@@ -515,54 +514,6 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
 
 
 # ---------------------------------------------------------------- how sure a run is
-
-
-def made_errors(seed, n, size=1.0):
-    """What calibration_part gives, of errors known to the last one: even, up to a width.
-
-    That is size (3 (0.1 + spread)^0.8 - 0.1) / 0.9, times 2 where ice floats. Nothing is free in
-    the first column; the margin is in two patches only, too few for a factor of its own.
-    """
-    rng = np.random.default_rng(seed)
-    spread = rng.uniform(0, 60, (n, 30, 30))
-    floating = np.arange(30) >= np.full((n, 30, 1), 20)
-    width = size * np.where(floating, 2, 1) * (3 * (0.1 + spread) ** 0.8 - 0.1)
-    error = rng.uniform(-1, 1, spread.shape) * width / 0.9
-    spread[..., 0], error[..., 0] = np.nan, 1e4
-    free = np.isfinite(spread)
-    return error, spread, {"all": free, "grounded": free & ~floating, "floating": floating,
-                           "margin": free & (np.arange(n) < 2)[:, None, None]}
-
-
-@pytest.mark.parametrize("held_out, more", [(0, 1), (1.2, 1.2), (0.5, 1)])
-def test_calibration_finds_the_quantiles_of_a_made_error_field(
-        small_patches, small_settings, monkeypatch, capsys, held_out, more):
-    """Held-out patches make all intervals wider, never narrower."""
-    parts = iter([made_errors(0, 20), made_errors(1, 12, held_out)])
-    monkeypatch.setattr(train, "calibration_part", lambda *args: next(parts))
-    monkeypatch.setattr(model, "load_layers", lambda settings: {})
-    utils.write_json(utils.CHECKPOINTS / "tiny" / "settings.json",
-                     small_settings | {"validation": held_out > 0})
-    assert train.calibrate("tiny", small_patches) is None
-    fit = model.read_settings("tiny")["uncertainty"]
-    assert fit["slope"] == pytest.approx(0.8, abs=0.1)
-    assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
-    assert set(fit["factors"]) == {"all", "grounded", "floating"}
-    assert fit["blocks"] == {"all": 20, "grounded": 20, "floating": 20, "margin": 2}
-    assert fit["held_out"] == (12 if held_out else 0)
-    assert fit["seen_m"] == pytest.approx(59.4, abs=0.3)
-    assert fit["margin"] == pytest.approx(0.1)
-    error, spread, types = made_errors(2, 20, more)  # of the size that it should be calibrated to
-    width = uncertainty.half_width(spread, {name: cells for name, cells in types.items()
-                                      if name != "margin"}, fit)
-    assert not width[..., 0].any()
-    for name in ("all", "grounded", "floating"):
-        found = uncertainty.score_intervals(error, width, types[name], fit, 5000.0)
-        assert found["coverage"]["0.9"] == pytest.approx(0.9, abs=0.02)
-        if held_out != 0.5:
-            assert found["coverage"]["0.5"] == pytest.approx(0.5, abs=0.02)
-    assert fit["together"]["all"] == pytest.approx(1, abs=0.1)
-    assert "factors all" in capsys.readouterr().out
 
 
 def test_a_trained_run_is_calibrated_and_again_when_asked(small_patches, folder, capsys):

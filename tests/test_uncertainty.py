@@ -10,6 +10,50 @@ import uncertainty
 EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
 
 
+def made_errors(seed, n, size=1.0):
+    """What train.calibration_part gives, of errors known to the last one: even, up to a width.
+
+    That is size (3 (0.1 + spread)^0.8 - 0.1) / 0.9, times 2 where ice floats. Nothing is free in
+    the first column; the margin is in two patches only, too few for a factor of its own.
+    """
+    rng = np.random.default_rng(seed)
+    spread = rng.uniform(0, 60, (n, 30, 30))
+    floating = np.arange(30) >= np.full((n, 30, 1), 20)
+    width = size * np.where(floating, 2, 1) * (3 * (0.1 + spread) ** 0.8 - 0.1)
+    error = rng.uniform(-1, 1, spread.shape) * width / 0.9
+    spread[..., 0], error[..., 0] = np.nan, 1e4
+    free = np.isfinite(spread)
+    types = {"all": free, "grounded": free & ~floating, "floating": floating,
+             "ice_free": free & False, "margin": free & (np.arange(n) < 2)[:, None, None]}
+    return {"model": error, "bicubic": 2 * error}, spread, types
+
+
+@pytest.mark.parametrize("held_out, more", [(0, 1), (1.2, 1.2), (0.5, 1)])
+def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
+    """Held-out patches make all intervals wider, never narrower."""
+    parts = [made_errors(0, 20), made_errors(1, 12, held_out)][:1 + bool(held_out)]
+    fit = uncertainty.fit_intervals(parts)
+    assert fit["slope"] == pytest.approx(0.8, abs=0.1)
+    assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
+    assert set(fit["factors"]) == {"all", "grounded", "floating"}
+    assert fit["blocks"] == {"all": 20, "grounded": 20, "floating": 20, "ice_free": 0, "margin": 2}
+    assert fit["held_out"] == (12 if held_out else 0)
+    assert fit["seen_m"] == pytest.approx(59.4, abs=0.3)
+    assert fit["margin"] == pytest.approx(0.1)
+    errors, spread, types = made_errors(2, 20, more)  # of the size that it should be calibrated to
+    types.pop("margin")
+    width = uncertainty.half_width(spread, types, fit)
+    assert not width[..., 0].any()
+    for name in ("all", "grounded", "floating"):
+        found = uncertainty.score_intervals(errors["model"], width, types[name], fit["shape"])
+        assert found["coverage"]["0.9"] == pytest.approx(0.9, abs=0.02)
+        if held_out != 0.5:
+            assert found["coverage"]["0.5"] == pytest.approx(0.5, abs=0.02)
+    assert fit["together"]["all"] == pytest.approx(1, abs=0.1)
+    one, other = (fit["constant"][method]["half_width_m"] for method in ("model", "bicubic"))
+    assert other == pytest.approx({name: 2 * width for name, width in one.items()})
+
+
 def test_half_width_by_hand():
     """e^(1 + 0.5 log(0.1 + 3.9)) - 0.1 = 2 e - 0.1; unknown types take the factor of all."""
     fit = {"intercept": 1.0, "slope": 0.5, "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
@@ -46,19 +90,51 @@ def test_intervals_of_a_made_error_field_cover_what_they_say():
     error = width * rng.uniform(-1, 1, width.shape) / 0.9
     error[:, :20] = 1000
     cells = np.arange(200) >= np.full((200, 1), 20)
-    fit = {"shape": EVEN, "together": {"all": 1.0}, "variance": 1 / 2.43}
-    found = uncertainty.score_intervals(error, width, cells, fit, 1000.0)
+    found = uncertainty.score_intervals(error, width, cells, EVEN)
     assert found["n_cells"] == 200 * 180
     assert found["coverage"] == pytest.approx(
         {"0.5": 0.5, "0.8": 0.8, "0.9": 0.9, "0.95": 0.95}, abs=0.01)
     assert [tenth["half_width_m"] for tenth in found["tenths"]] == pytest.approx(
         np.arange(5.95, 100, 9.9), abs=1.5)
     for tenth in found["tenths"]:
-        assert tenth["coverage"] == pytest.approx(0.9, abs=0.02)
+        assert tenth["coverage"] == pytest.approx(found["coverage"], abs=0.03)
         assert tenth["rmse_m"] == pytest.approx(tenth["half_width_m"] / 0.9 / np.sqrt(3), rel=0.2)
-    assert found["volume_error_km3"] == pytest.approx(error[cells].sum() / 1000)
-    assert found["volume_width_km3"] == uncertainty.volume_width_km3(width[cells], 1000.0, fit)
-    assert uncertainty.score_intervals(error, width, np.zeros_like(cells), fit, 1000.0) == {}
+    assert uncertainty.score_intervals(error, width, np.zeros_like(cells), EVEN) == {}
+
+
+def test_one_width_a_type_by_hand():
+    """Errors of 1 to 100 m grounded and 1 to 10 m floating; the margin is in too few patches."""
+    error = np.tile(np.linspace(-100, 100, 201), (6, 2, 1))
+    error[:, 1] /= 10
+    every = np.ones(error.shape, bool)
+    floating = every & (np.arange(2) == 1)[:, None]
+    margin = every & (np.arange(6) < 4)[:, None, None]
+    types = {"all": every, "grounded": ~floating, "floating": floating, "margin": margin}
+    parts = [({"bicubic": error}, None, types)]
+    found = uncertainty.constant_width(parts, "bicubic")
+    assert found["half_width_m"] == pytest.approx(
+        {"all": 80.4, "grounded": 90, "floating": 9}, rel=0.01)
+    # Margin cells take the width of all: what they need of it is far from even.
+    parts = [({"bicubic": error}, None, types | {"margin": every & False})]
+    found = uncertainty.constant_width(parts, "bicubic")
+    np.testing.assert_allclose(found["shape"], EVEN, rtol=0.02)
+
+
+def test_error_of_a_bed_counts_only_with_what_differs_inside_a_coarse_cell():
+    """Not correlated at all: 1 - 1/16 of the variance; over far more than a cell: nothing."""
+    width = np.array([[30.0, 30.0, 0.0]], np.float32)
+    error, grounded = np.full((1, 3), 100.0), np.array([[True, False, True]])
+
+    def found(spacing_m):
+        return uncertainty.add_bed_error(width, error, grounded, 4, spacing_m)
+
+    np.testing.assert_allclose(found(1e6), [[np.hypot(30, 1.645 * 100 * np.sqrt(15 / 16)), 30, 0]],
+                               rtol=1e-5)
+    np.testing.assert_allclose(found(1.0), width, rtol=2e-3)
+    # Two cells a side, 20 km apart: 4 pairs of a cell with itself, 8 along, 4 across.
+    width = uncertainty.add_bed_error(width, error, grounded, 2, 20e3)
+    inside = 1 - (4 + 8 * np.exp(-1) + 4 * np.exp(-np.sqrt(2))) / 16
+    assert width[0, 0] == pytest.approx(np.hypot(30, 164.5 * np.sqrt(inside)), rel=1e-5)
 
 
 def test_cells_that_err_as_one_by_hand():
@@ -78,17 +154,39 @@ def test_cells_that_err_as_one_by_hand():
     assert uncertainty.cells_together(noise, ~every) == 1
 
 
-def test_width_of_a_volume_holds_the_means_of_errors_that_go_together():
-    """100 x 100 cells of 1 km, normal errors of 10 m: 1.645 x 10 m x 100 km2, 3 times for 9."""
+TYPES = ("grounded", "floating", "ice_free")
+
+
+def test_half_width_of_a_sum_holds_errors_that_go_together():
+    """100 x 100 cells, normal errors of 10 m: 1.645 x 10 m x 100, 3 times that for 9 cells."""
     width = np.full((100, 100), 16.45)
-    fit = {"together": {"all": 1.0}, "variance": 1 / 1.645**2}
-    assert uncertainty.volume_width_km3(width, 1000.0, fit) == pytest.approx(1.645, rel=1e-3)
-    fit["together"]["all"] = 9.0
-    assert uncertainty.volume_width_km3(width, 1000.0, fit) == pytest.approx(3 * 1.645, rel=1e-3)
+    grounded = {name: np.full(width.shape, name == "grounded") for name in TYPES}
+    fit = {"together": dict.fromkeys(TYPES, 1.0), "variance": 1 / 1.645**2}
+    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(1645, rel=1e-3)
+    fit["together"]["grounded"] = 9.0
+    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(4935, rel=1e-3)
+    fit["together"] = dict.fromkeys(TYPES, 1e9)  # no more than if all cells err as one
+    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(164500,
+                                                                                     rel=1e-3)
     noise = np.random.default_rng(0).standard_normal((400, 60, 60))
     errors = 10 * scipy.ndimage.uniform_filter(noise, (1, 3, 3), mode="wrap") * 3
-    fit["together"]["all"] = uncertainty.cells_together(errors, np.ones(errors.shape, bool))
-    within = np.abs(errors.sum(axis=(1, 2))) / 1000 <= uncertainty.volume_width_km3(
-        np.full((60, 60), 16.45), 1000.0, fit)
+    fit["together"]["grounded"] = uncertainty.cells_together(errors, np.ones(errors.shape, bool))
+    within = np.abs(errors.sum(axis=(1, 2))) <= uncertainty.sum_half_width(
+        np.full(errors.shape, 16.45), {name: np.full(errors.shape, name == "grounded")
+                                       for name in TYPES}, fit, (1, 2))
     assert within.mean() == pytest.approx(0.9, abs=0.05)
 
+
+def test_halves_of_coarse_cells_by_hand():
+    """4 x 4 cells are halves of 8: errors of 1 m in all of a half err 8 m; 4x4 without freedom."""
+    width = np.full((4, 8), 1.0)
+    width[:, 4:] = 0
+    error = np.ones((4, 8))
+    error[:, 2:4] = -1
+    types = {name: np.full(width.shape, name == "grounded") for name in TYPES}
+    fit = {"together": dict.fromkeys(TYPES, 1.0), "variance": 1.0}  # +- 1.645 sqrt(8) = 4.7 m
+    assert uncertainty.share_of_halves(error, width, types, fit, 4) == 0
+    assert uncertainty.share_of_halves(error / 2, width, types, fit, 4) == 1  # 4 m
+    error[:, 2:4] = [-1, 1]  # one half is off by 8 m, the other by 0
+    assert uncertainty.share_of_halves(error, width, types, fit, 4) == 0.5
+    assert uncertainty.share_of_halves(error, 0 * width, types, fit, 4) is None
