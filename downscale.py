@@ -30,7 +30,7 @@ from figures import METHODS
 from utils import InputError
 
 # ---- Settings ---------------------------------------------------------------------------------
-TILE = 640          # side of a tile with its halo, in fine cells
+TILE = 896          # side of a tile with its halo, in fine cells: 1.6 GB
 SPLINE_HALO = 16    # coarse cells after which a cubic spline forgets 4000 m (< 0.01 mm)
 NEAR_ICE = 8        # a hindcast is scored on ice and so many cells around it
 # -----------------------------------------------------------------------------------------------
@@ -91,20 +91,24 @@ def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
 # ---------------------------------------------------------------- tiles
 
 
-def tile_sides(settings, scale):
+def tile_sides(settings, scale, baselines=False):
     """Halo and side, halo included, of the tiles of a map in coarse cells.
 
-    The halo holds all that a cell of the result depends on: the reach of the chain, and of the
-    spline to the fine cells. On own grids that is only compared with.
+    The halo holds all that a cell of the result depends on: the reach of the chain, the two cells
+    of a margin, and the reach of the spline to the fine cells. On own grids that is only compared
+    with, in baselines.
     """
-    reach = model.chain_reach(settings, scale)
-    halo = max(SPLINE_HALO, reach) if settings["grid"] == "own" else SPLINE_HALO + reach
+    halo = model.chain_reach(settings, scale) + 2
+    if settings["grid"] == "fine":
+        halo += SPLINE_HALO
+    elif baselines:
+        halo = max(SPLINE_HALO, halo)
     return halo, max(TILE // scale, 3 * halo)
 
 
-def map_tiles(shape, settings, scale):
+def map_tiles(shape, settings, scale, baselines=False):
     """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles."""
-    halo, side = tile_sides(settings, scale)
+    halo, side = tile_sides(settings, scale, baselines)
     return [(rows, columns) for rows in utils.axis_tiles(shape[0], halo, side)
             for columns in utils.axis_tiles(shape[1], halo, side)]
 
@@ -150,7 +154,7 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
     axes = [utils.finer_axis(ice_map[name], scale) for name in "xy"]
     needs_topg, started = model.needs_topg(settings), time.monotonic()
     fit, seen = settings.get("uncertainty"), np.zeros(3)  # free cells: all, unlike, at a margin
-    tiles = map_tiles(ice_map["thk"].shape, settings, scale)
+    tiles = map_tiles(ice_map["thk"].shape, settings, scale, baselines)
     for done, tile in enumerate(tiles, 1):
         arrays = cut_tile(ice_map, axes, bed, tile, scale, needs_topg)
         coarse, topg, shape = arrays["coarse"], arrays["topg"], arrays["unknown"].shape

@@ -540,16 +540,19 @@ def compile_chain(layers, settings, whole_map=False):
 def chain_reach(settings, scale):
     """How far away something can change a cell of the whole map that is made, in coarse cells.
 
-    That is the sum over all stages, for grid `own` each in its own cells.
+    On own grids counted backwards, from a whole coarse cell (remove_film) at the last level: in
+    cells of the level before, what the layers see, one for the misfit, two for local_weights.
     """
-    own = settings["grid"] == "own"
     reach = sum(kernel // 2 for kernel in settings["kernels"])
     if settings["channels"] == "relative":
-        reach += NEAR // 2 + 2  # the misfit: one cell of the level before, linearly
-    if own:
-        reach += 4 + 4  # two cells of the level before (local_weights, then make_consistent)
-    cells = [2**stage if own else scale for stage in range(1, count_stages(scale) + 1)]
-    return math.ceil(sum(reach / cell for cell in cells)) + 3  # and remove_film
+        reach += NEAR // 2
+    if settings["grid"] == "own":
+        cells = 0
+        for _ in range(count_stages(scale)):
+            cells = math.ceil(cells / 2) + math.ceil(reach / 2) + 3
+        return cells
+    misfit = 2 * (settings["channels"] == "relative")  # linearly, a cell of the level before
+    return math.ceil((reach + misfit) * count_stages(scale) / scale) + 3  # and remove_film
 
 
 def turn(fields, number, back=False):

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
 import platform
 import shlex
@@ -540,12 +541,14 @@ def bring_to_cells(bed, x, y):
 def axis_tiles(size, halo, side):
     """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
 
-    Every tile is `side` cells wide with its halo (or the whole axis), so one graph does them all;
-    its own cells are `halo` or more away from its edges, but for the edges of the map.
+    Tiles are equally wide with their halos (or the whole axis), so one graph does them all, and at
+    most `side` cells; their own cells are `halo` or more away from their edges, but for the edges
+    of the map.
     """
     if size <= side:
         return [(slice(0, size), slice(0, size))]
-    own = side - 2 * halo
+    own = math.ceil(size / math.ceil(size / (side - 2 * halo)))
+    side = min(own + 2 * halo, size)
     firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
     return [(slice(start, min(start + own, size)), slice(first, first + side))
             for start, first in zip(range(0, size, own), firsts, strict=True)]

@@ -732,7 +732,7 @@ def test_any_height_and_width(shape):
 @pytest.mark.parametrize("grid", ["own", "fine"])
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_reach_of_the_chain_holds_what_a_coarse_cell_can_change(changes, grid, scale):
-    """And it is not twice as much as that."""
+    """And it is hardly more than that."""
     chosen = settings(**{"scale": scale, "grid": grid, "filters": [4], "base": "surface",
                          "data": {"degrade": "area"}} | changes)
     layers = model.build_layers(chosen)
@@ -758,7 +758,7 @@ def test_reach_of_the_chain_holds_what_a_coarse_cell_can_change(changes, grid, s
         found.append(model.remove_film(thk, coarse, "area").numpy())
     changed = np.flatnonzero((np.abs(found[1] - found[0]) > 1e-2).any(axis=(0, 2))) // scale
     assert np.abs(changed - middle).max() <= reach
-    assert np.abs(changed - middle).max() >= reach / 2 - 2
+    assert np.abs(changed - middle).max() >= reach - (4 if grid == "own" else 6)
 
 
 # ---------------------------------------------------------------- turns
