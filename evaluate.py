@@ -302,8 +302,8 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
     each = figures.plot_each_patch(metrics, patches, by_method) if all_patches else ()
     for name, figure in each:
         figures.save(figure, folder / "patches" / f"{name}.png", made_by)
-    print(f"\nfigures  {folder / 'comparison.png'}  and window.png, training.png, patches.png, "
-          "spectrum.png")
+    print(f"\nfigures  {folder / 'comparison.png'}  and "
+          + ", ".join(f"{name}.png" for name in plots if name != "comparison"))
     return metrics
 
 

@@ -29,10 +29,11 @@ MAPPED = ("bicubic", "surface_base", "model")  # of these, what figures show map
 PATCHES = 6                    # rows of comparison.png: best, median and worst among them
 DPI = 150
 THK_COLOURS = "viridis"        # thickness
+WIDTH_COLOURS = "magma_r"      # half-widths of intervals
 ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white right
 SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
 LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
-ERROR_PERCENTILE = 99.5  # of |bicubic error|, ends the error scale; beyond it colours saturate
+ERROR_PERCENTILE = 99.5  # ends the scale of errors and widths; beyond it colours saturate
 plt.rcParams.update({
     "savefig.dpi": DPI, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
     "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -105,7 +106,7 @@ def plain_ticks(axis):
 
 
 def error_limit_m(error):
-    """End of the error colour scale of all methods: a high percentile of bicubic's |error| [m]."""
+    """End of a colour scale [m]: a high percentile of |error|; for all methods, of bicubic's."""
     return max(float(np.percentile(np.abs(error), ERROR_PERCENTILE)), 1.0)
 
 
@@ -425,10 +426,12 @@ def plot_map(title, x, y, panels, outline, limit, zoom_on):
     lines = [(utils.is_ice(thk), "black")]
     if topg is not None:
         lines.append((utils.cell_type(thk, topg, densities) == 2, "#ff7f00"))
+    widths = [field[field > 0] for _, field, kind in panels if kind == "width"]
+    widths = widths[0] if widths and widths[0].size else np.zeros(1)
     styles = {"thk": ((0, max(float(np.nanmax(thk, initial=0)), LEAST_SCALE_M)),
                       THK_COLOURS),
               "error": ((-limit, limit), ERROR_COLOURS),
-              "width": ((0, limit), "magma_r")}
+              "width": ((0, error_limit_m(widths)), WIDTH_COLOURS)}
     n, tall = len(panels), len(y) / len(x)
     figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * tall + 5.2), layout="compressed",
                                 height_ratios=(tall, 1))

@@ -13,7 +13,8 @@ land, which Antarctica has not:
 The flow model is the shallow-ice approximation (Mahaffy 1976, doi:10.1029/JC081i006p01059) with the
 rate factor of EISMINT (Huybrechts et al. 1996). Its ice has the surface that its bed makes it have;
 the first two keep the surface of the ice that is gone.
-Printed: RMSE [m] over ice and 8 cells around it; in brackets, over the consistent surface base's.
+Printed: RMSE [m] over ice and 8 cells around it; in brackets, over the consistent surface base's;
+and how many cells the 90 % intervals of a calibrated run cover.
 """
 
 import contextlib
@@ -86,14 +87,18 @@ def make_maps(path):
 
 
 def score(run, thk, topg, spacing_m):
-    """RMSE [m] of every method in a hindcast of a map in memory: {method: rmse_m}."""
+    """RMSE [m] of every method in a hindcast of a map in memory, {method: rmse_m}, and the scores
+    of the intervals, see uncertainty.score_intervals; None of a run that was not calibrated.
+    """
     settings, scale, chain = model.open_run(run)
     y, x = (spacing_m * np.arange(n) for n in thk.shape)
     fine, coarse = downscale.coarsen(maps.make_map(x, y, thk, topg.astype(np.float32)), scale)
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
         by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
     scores = downscale.score_map(by_method, fine, coarse, settings, scale)
-    return {method: errors["rmse_m"] for method, errors in scores["all"]["errors"].items()}
+    intervals = scores.get("uncertainty", {"by_type": {"all": None}})["by_type"]["all"]
+    rmse_m = {method: errors["rmse_m"] for method, errors in scores["all"]["errors"].items()}
+    return rmse_m, intervals
 
 
 def main():
@@ -104,9 +109,10 @@ def main():
     for name, spacing_m, thk, topg in make_maps(sys.argv[1]):
         cells = []
         for run in runs:
-            rmse_m = score(run, thk, topg, spacing_m)
+            rmse_m, intervals = score(run, thk, topg, spacing_m)
             share = rmse_m["model"] / rmse_m["surface_base_consistent"]
-            cells.append(f"{rmse_m['model']:.1f} ({share:.3f})")
+            cells.append(f"{rmse_m['model']:.1f} ({share:.3f})" + (
+                f", 90 % in {intervals['coverage']['0.9']:.1%}" if intervals else ""))
         rows.append((name, *(f"{rmse_m[method]:.1f}" for method in others), *cells))
         print(f"{name}: done", flush=True)
     utils.print_table(rows)
