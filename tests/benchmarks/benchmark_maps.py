@@ -1,54 +1,74 @@
-"""How fast a whole map is downscaled: target cells per second, and their share of matrix products.
+"""How fast a whole map is downscaled, and what of that is the network.
 
-    python tests/benchmarks/benchmark_maps.py
+    python tests/benchmarks/benchmark_maps.py MAP.nc RUN [RUN ...]       # map_x2: about 2 minutes
 
-One 2x stage of 9-1-5 with a bed, one turn, on a made-up map: all that downscale.refine does, which
-leaves out writing the file. Beside it, in the same run, the rate of a large matrix product.
+All that downscale.py does but the figure, beside the rate of a large matrix product in the same
+process. For each run:
+- fine cells a second, and peak memory
+- network: its share of the time, and the arithmetic of its convolutions as a share of the matrix
+  product, halos of the tiles included
+- halos: how many times more cells the tiles have than the map; tiles of open ocean cost nothing
+- outside the network: reading, splines, half-widths, mask, compression, writing
 """
 
 import contextlib
 import io
+import resource
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)]  # tests, the scripts
 
-from benchmark_training import matrix_product_flops, seconds
-from conftest import example_settings
+from benchmark_training import matrix_product_flops
 
 import downscale
+import figures
 import maps
 import model
+import utils
 
-SIDE = 1500  # coarse cells along each side of the map
+
+def timed(function, spent):
+    """`function`, that adds each call's time and the fine cells it made to the list `spent`."""
+    def call(chain, thk, topg, *args):
+        start = time.perf_counter()
+        result = function(chain, thk, topg, *args)
+        spent.append((time.perf_counter() - start, topg[-1].shape[1] * topg[-1].shape[2]))
+        return result
+    return call
 
 
 def main():
-    settings = example_settings(scale=2, filters=[64, 32], kernels=[9, 1, 5], average_turns=False,
-                                data={"degrade": "area"})
-    layers = model.build_layers(settings)
-    chain = model.compile_chain(layers, settings, whole_map=True)
-    rng = np.random.default_rng(0)
-    axis, fine = 5000.0 * np.arange(SIDE), 2500.0 * np.arange(2 * SIDE) - 1250
-    topg = rng.uniform(-1000, 1000, (2 * SIDE, 2 * SIDE)).astype(np.float32)
-    ice_map = maps.make_map(axis, axis, rng.uniform(1, 4000, (SIDE, SIDE)))
-    bed = maps.bed_of_map(maps.make_map(fine, fine, np.zeros_like(topg), topg))
-
-    def whole_map():
-        with contextlib.redirect_stdout(io.StringIO()):  # no progress
-            for _ in downscale.refine(chain, ice_map, bed, settings, 2):
-                pass
-
+    if len(sys.argv) < 3:
+        raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
+    figures.choose_screen(show=False)
+    figures.plot_downscaled = lambda *args: figures.plt.figure()
+    figures.save = lambda *args: None
+    predict, ice_map = model.predict, maps.read_map(sys.argv[1])
     product = matrix_product_flops()
-    one = np.median(seconds(whole_map, 3))
-    per_cell = sum(2 * np.prod(conv.kernel.shape) for conv in layers["stage1"].values())
-    cells = topg.size / one
-    print(f"matrix product 4096   {product / 1e9:8.1f} GFLOP/s")
-    print(f"whole map             {cells / 1e6:8.2f} million target cells a second, "
-          f"{cells * per_cell / 1e9:.1f} GFLOP/s, {cells * per_cell / product:.0%} of the product")
+    print(f"matrix product 4096   {product / 1e9:.1f} GFLOP/s")
+    for run in sys.argv[2:]:
+        settings, spent = model.read_settings(run), []
+        model.predict = timed(predict, spent)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            start = time.perf_counter()
+            downscale.downscale(run, sys.argv[1], f"{folder}/fine.nc")
+            whole = time.perf_counter() - start
+        seconds, cells = np.sum(spent, axis=0)
+        n = ice_map["thk"].size * settings["scale"] ** 2
+        turns = 8 if settings["average_turns"] else 1
+        flops = cells * turns * model.count_operations(settings, 41) / 41**2 / seconds
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{run}, {settings['scale']}x, {turns} turns: {n / whole / 1e6:.3f} million fine "
+              f"cells a second ({whole:.0f} s); network {seconds / whole:.0%} of the time, "
+              f"{flops / 1e9:.1f} GFLOP/s, {flops / product:.0%} of the product; halos "
+              f"{cells / n:.2f}; outside the network {1 - seconds / whole:.0%}; {memory:.2f} GB",
+              flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    utils.run_script(main)
