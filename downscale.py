@@ -183,7 +183,7 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
         if fit:
             types = uncertainty.types_of_patches(thickness["model"], topg if needs_topg else None,
                                            settings)
-            width = uncertainty.half_width(spread, types, fit)
+            width = uncertainty.half_width(spread, thickness["model"], types, fit)
             if arrays["topg_error"] is not None:
                 width = uncertainty.add_bed_error(width, arrays["topg_error"], types["grounded"],
                                                   scale, ice_map["spacing_m"] / scale)

@@ -101,7 +101,7 @@ def score_types(by_method, patches, settings, numbers, spread=None):
     fit, error, free = settings["uncertainty"], by_method["model"] - label, np.isfinite(spread)
     bed = patches["topg"][numbers, -1] if model.needs_topg(settings) else None
     predicted = uncertainty.types_of_patches(by_method["model"], bed, settings)
-    width = uncertainty.half_width(spread, predicted, fit)
+    width = uncertainty.half_width(spread, by_method["model"], predicted, fit)
     volume = np.abs(error.sum(axis=(1, 2), dtype=float))  # as a sum of thickness [m]
     wide = uncertainty.sum_half_width(width, predicted, fit, axis=(1, 2))
     cells = {name: free & of_type for name, of_type in (cells | {"all": free}).items()}

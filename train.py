@@ -390,8 +390,9 @@ def calibration_part(layers, patches, numbers, settings):
     bed = None if drawn["topg"] is None else drawn["topg"][:, -1]
     types = uncertainty.types_of_patches(by_method["model"], bed, settings)
     free = np.isfinite(spread)
-    return {method: thk - label for method, thk in by_method.items()}, spread, {"all": free} | {
-        name: free & cells for name, cells in types.items()}
+    types = {"all": free} | {name: free & cells for name, cells in types.items()}
+    return ({method: thk - label for method, thk in by_method.items()}, spread, by_method["model"],
+            types)
 
 
 def calibrate(run, patches):

@@ -6,6 +6,7 @@ Sections: the fit | scores of intervals | volumes | on screen.
 """
 
 import numpy as np
+import scipy.ndimage
 from sklearn.linear_model import QuantileRegressor
 
 import utils
@@ -14,7 +15,9 @@ import utils
 SHAPE = np.arange(1, 20) / 20   # the `shape` of a fit: quantiles of |error| / half-width at these
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of SHAPE: intervals that are scored; half-widths are of 0.9
 NORMAL = 1.645        # half-width of a 90 % interval over the standard deviation, if normal
-OFFSET_M = 0.1       # added to errors and spreads before their logarithms
+OFFSET_M = 0.02      # added to errors, spreads and thickness before their logarithms
+AROUND = 9           # side of the square, in cells, whose mean thickness says how large ice is
+MORE = 1.1           # what held-out patches are taken to need more, where none are held out
 FITTED = 5000        # cells that the line is fitted to
 BED_LENGTH_M = 20e3  # over which errors of a bed are correlated
 LEAST_BLOCKS = 5     # patches that a surface type has to be in, to get a factor of its own
@@ -33,35 +36,37 @@ def fit_intervals(parts):
 
     parts: of the patches trained on and, where there are any, of those held out: errors
     {method: thk - label}, the model's and for comparison others', spread (see model.free_spread),
-    all (patch, y, x) m, and {type: cells (bool) where something is free} by surface type as
+    thk, all (patch, y, x) m, and {type: cells (bool) where something is free} by surface type as
     predicted, with "all".
-    The 90 % quantile of log(0.1 m + |error|) is a line in log(0.1 m + spread): slope, intercept,
-    fitted to FITTED cells of the patches trained on. factors: what it takes by surface type to
-    cover 90 % of their cells, `all` for a type in fewer than LEAST_BLOCKS patches (blocks: in how
-    many); all times what the patches held out for validation take, but at least 1: where they err
-    less than those trained on, that is luck. shape: quantiles of |error| / half-width at SHAPE;
-    variance: the mean square of that; together: cells_together, by type. seen_m: the spread that
-    1 % of the cells exceed; margin: share of margin cells. constant: of every method, what is to
-    be beaten, see constant_width.
+    The 90 % quantile of log(|error| / thickness around) is a line in log(spread / thickness
+    around): slope, intercept, fitted to FITTED cells of the patches trained on. So ice half as
+    thick with half the spread has intervals half as wide.
+    factors: what it takes by surface type to cover 90 % of their cells, `all` for a type in fewer
+    than LEAST_BLOCKS patches (blocks: in how many); all times what the patches held out take more,
+    but at least 1: where they err less than those trained on, that is luck. shape: quantiles of
+    |error| / half-width at SHAPE; variance: the mean square of that; together: cells_together, by
+    type. seen_m: the spread that 1 % of the cells exceed; margin: share of margin cells. constant:
+    of every method, what is to be beaten, see constant_width.
     """
     constant = {method: constant_width(parts, method) for method in parts[0][0]}
     parts = [(errors["model"], *others) for errors, *others in parts]
-    error, spread, types = parts[0]
+    error, spread, thk, types = parts[0]
     cells = np.random.default_rng(0).permutation(np.flatnonzero(types["all"]))[:FITTED]
-    x, y = (np.log(OFFSET_M + np.abs(field.ravel()[cells])) for field in (spread, error))
+    x, y = (np.log((OFFSET_M + np.abs(field)) / (OFFSET_M + thickness_around(thk))).ravel()[cells]
+            for field in (spread, error))
     line = QuantileRegressor(quantile=0.9, alpha=0, solver="highs").fit(x[:, None], y)
     fit = {"slope": float(line.coef_[0]), "intercept": float(line.intercept_),
            "factors": {"all": 1.0}, "blocks": {name: int(of_type.any(axis=(1, 2)).sum())
                                                for name, of_type in types.items()}}
 
-    def scaled(error, spread, types):  # error over half-width, NaN where nothing is free
-        return error / np.where(types["all"], half_width(spread, types, fit), np.nan)
+    def scaled(error, spread, thk, types):  # error over half-width, NaN where nothing is free
+        return error / np.where(types["all"], half_width(spread, thk, types, fit), np.nan)
 
     errors = np.abs(scaled(*parts[0]))
     fit["factors"] = {name: max(float(np.quantile(errors[of_type], 0.9)), LEAST_FACTOR)
                       for name, of_type in types.items()
                       if name == "all" or fit["blocks"][name] >= LEAST_BLOCKS}
-    held_out = np.abs(scaled(*parts[-1])) if parts[1:] else np.ones(1)
+    held_out = np.abs(scaled(*parts[-1])) if parts[1:] else np.full(1, MORE)
     more = max(float(np.nanquantile(held_out, 0.9)), 1.0)
     fit["factors"] = {name: more * value for name, value in fit["factors"].items()}
     errors = scaled(*parts[0])
@@ -79,9 +84,8 @@ def constant_width(parts, method):
 
     parts: as of fit_intervals; half_width_m: {type: m}, and shape as there.
     """
-    error = np.abs(np.concatenate([errors[method] for errors, _, _ in parts]))
-    types = {name: np.concatenate([types[name] for _, _, types in parts])
-             for name in parts[0][2]}
+    error = np.abs(np.concatenate([part[0][method] for part in parts]))
+    types = {name: np.concatenate([part[-1][name] for part in parts]) for name in parts[0][-1]}
     widths = {name: max(float(np.quantile(error[cells], 0.9)), LEAST_WIDTH_M)
               for name, cells in types.items()
               if name == "all" or cells.any(axis=(1, 2)).sum() >= LEAST_BLOCKS}
@@ -101,15 +105,23 @@ def of_types(values, types, shape):
     return field
 
 
-def half_width(spread, types, fit):
-    """Half-width of the 90 % interval of a thickness [m], any shape; 0 where nothing is free.
+def thickness_around(thk):
+    """Mean of a thickness (..., y, x) [m] over the AROUND x AROUND cells around each."""
+    size = (0,) * (np.ndim(thk) - 2) + (AROUND, AROUND)
+    return scipy.ndimage.uniform_filter(np.asarray(thk, float), size, mode="nearest")
+
+
+def half_width(spread, thk, types, fit):
+    """Half-width of the 90 % interval of a thickness (..., y, x) [m]; 0 where nothing is free.
 
     spread: see model.free_spread [m]; types: {name: cells (bool)} of utils.cells_by_type, as
     predicted; fit: see fit_intervals.
     One width does for both sides: what of it is below 0 m covers nothing.
     """
     factor = of_types(fit["factors"], types, spread.shape)
-    width = np.exp(fit["intercept"] + fit["slope"] * np.log(OFFSET_M + np.nan_to_num(spread)))
+    around = OFFSET_M + np.maximum(thickness_around(thk), 0)
+    width = np.exp(fit["intercept"] + fit["slope"] * np.log(
+        (OFFSET_M + np.nan_to_num(spread)) / around)) * around
     width = factor * np.maximum(width - OFFSET_M, LEAST_WIDTH_M)
     return np.float32(np.where(np.isnan(spread), 0, width))
 

@@ -13,22 +13,23 @@ EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
 def made_errors(seed, n, size=1.0):
     """What train.calibration_part gives, of errors known to the last one: even, up to a width.
 
-    That is size (3 (0.1 + spread)^0.8 - 0.1) / 0.9, times 2 where ice floats. Nothing is free in
-    the first column; the margin is in two patches only, too few for a factor of its own.
+    That is size 3 spread^0.8 thickness^0.2 / 0.9, times 2 where ice floats. Nothing is free in the
+    first column; the margin is in two patches only, too few for a factor of its own.
     """
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0, 60, (n, 30, 30))
+    thk = np.full(spread.shape, 1.0) * rng.uniform(100, 4000, (n, 1, 1))
     floating = np.arange(30) >= np.full((n, 30, 1), 20)
-    width = size * np.where(floating, 2, 1) * (3 * (0.1 + spread) ** 0.8 - 0.1)
+    width = size * np.where(floating, 2, 1) * 3 * spread**0.8 * thk**0.2
     error = rng.uniform(-1, 1, spread.shape) * width / 0.9
     spread[..., 0], error[..., 0] = np.nan, 1e4
     free = np.isfinite(spread)
     types = {"all": free, "grounded": free & ~floating, "floating": floating,
              "ice_free": free & False, "margin": free & (np.arange(n) < 2)[:, None, None]}
-    return {"model": error, "bicubic": 2 * error}, spread, types
+    return {"model": error, "bicubic": 2 * error}, spread, thk, types
 
 
-@pytest.mark.parametrize("held_out, more", [(0, 1), (1.2, 1.2), (0.5, 1)])
+@pytest.mark.parametrize("held_out, more", [(0, uncertainty.MORE), (1.2, 1.2), (0.5, 1)])
 def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
     """Held-out patches make all intervals wider, never narrower."""
     parts = [made_errors(0, 20), made_errors(1, 12, held_out)][:1 + bool(held_out)]
@@ -40,9 +41,12 @@ def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
     assert fit["held_out"] == (12 if held_out else 0)
     assert fit["seen_m"] == pytest.approx(59.4, abs=0.3)
     assert fit["margin"] == pytest.approx(0.1)
-    errors, spread, types = made_errors(2, 20, more)  # of the size that it should be calibrated to
+    # Errors of the size that it should be calibrated to.
+    errors, spread, thk, types = made_errors(2, 20, more)
     types.pop("margin")
-    width = uncertainty.half_width(spread, types, fit)
+    width = uncertainty.half_width(spread, thk, types, fit)
+    half = uncertainty.half_width(spread / 2, thk / 2, types, fit)
+    np.testing.assert_allclose(half[spread > 5], width[spread > 5] / 2, rtol=0.01)
     assert not width[..., 0].any()
     for name in ("all", "grounded", "floating"):
         found = uncertainty.score_intervals(errors["model"], width, types[name], fit["shape"])
@@ -55,16 +59,22 @@ def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
 
 
 def test_half_width_by_hand():
-    """e^(1 + 0.5 log(0.1 + 3.9)) - 0.1 = 2 e - 0.1; unknown types take the factor of all."""
+    """e (3.98 + 0.02)^0.5 (98.98 + 0.02)^0.5 - 0.02; unknown types take the factor of all."""
     fit = {"intercept": 1.0, "slope": 0.5, "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
-    spread = np.array([3.9, 3.9, 3.9, 3.9, 0, np.nan])
-    types = {"grounded": np.array([1, 0, 0, 1, 0, 1], bool),
-             "floating": np.array([0, 1, 0, 0, 0, 0], bool),
-             "margin": np.array([0, 0, 0, 1, 0, 0], bool)}
-    width, least = 2 * np.e - 0.1, np.e * np.sqrt(0.1) - 0.1
+    spread = np.array([[3.98, 3.98, 3.98, 3.98, 0, np.nan]])
+    thk = np.full(spread.shape, 98.98)
+    types = {"grounded": np.array([[1, 0, 0, 1, 0, 1]], bool),
+             "floating": np.array([[0, 1, 0, 0, 0, 0]], bool),
+             "margin": np.array([[0, 0, 0, 1, 0, 0]], bool)}
+    width, least = np.e * np.sqrt(4 * 99) - 0.02, np.e * np.sqrt(0.02 * 99) - 0.02
     np.testing.assert_allclose(
-        uncertainty.half_width(spread, types, fit),
-        [1.5 * width, 2 * width, 2 * width, 3 * width, 2 * least, 0], rtol=1e-6)
+        uncertainty.half_width(spread, thk, types, fit),
+        [[1.5 * width, 2 * width, 2 * width, 3 * width, 2 * least, 0]], rtol=1e-6)
+    uneven = np.zeros((1, 30))
+    uneven[0, 15] = 9 * 99  # 99 m around, over 9 cells
+    around = uncertainty.thickness_around(uneven)
+    np.testing.assert_allclose(around[0, 11:20], 99)
+    assert not around[0, :11].any() and not around[0, 20:].any()
 
 
 def test_crps_of_known_distributions():
@@ -110,12 +120,12 @@ def test_one_width_a_type_by_hand():
     floating = every & (np.arange(2) == 1)[:, None]
     margin = every & (np.arange(6) < 4)[:, None, None]
     types = {"all": every, "grounded": ~floating, "floating": floating, "margin": margin}
-    parts = [({"bicubic": error}, None, types)]
+    parts = [({"bicubic": error}, None, None, types)]
     found = uncertainty.constant_width(parts, "bicubic")
     assert found["half_width_m"] == pytest.approx(
         {"all": 80.4, "grounded": 90, "floating": 9}, rel=0.01)
     # Margin cells take the width of all: what they need of it is far from even.
-    parts = [({"bicubic": error}, None, types | {"margin": every & False})]
+    parts = [({"bicubic": error}, None, None, types | {"margin": every & False})]
     found = uncertainty.constant_width(parts, "bicubic")
     np.testing.assert_allclose(found["shape"], EVEN, rtol=0.02)
 
