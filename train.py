@@ -403,7 +403,8 @@ def calibrate(run, patches):
     layers = model.load_layers(settings)
     fit = uncertainty.fit_intervals([
         calibration_part(layers, patches, numbers, settings)
-        for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)])
+        for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)],
+        settings["channels"] == "relative")
     utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings | {"uncertainty": fit})
     factors = ", ".join(f"{name} {value:.2f}" for name, value in fit["factors"].items())
     print(f"calibrated on {fit['blocks']['all']} patches trained on and {fit['held_out']} held "

@@ -31,16 +31,16 @@ UNLIKE = 0.05, 3     # a map is unlike those calibrated on if more cells have th
 # ---------------------------------------------------------------- the fit
 
 
-def fit_intervals(parts):
+def fit_intervals(parts, relative):
     """Fit how sure a run is to its own errors: `uncertainty` of its settings, a dict.
 
     parts: of the patches trained on and, where there are any, of those held out: errors
     {method: thk - label}, the model's and for comparison others', spread (see model.free_spread),
     thk, all (patch, y, x) m, and {type: cells (bool) where something is free} by surface type as
     predicted, with "all".
-    The 90 % quantile of log(|error| / thickness around) is a line in log(spread / thickness
-    around): slope, intercept, fitted to FITTED cells of the patches trained on. So ice half as
-    thick with half the spread has intervals half as wide.
+    The 90 % quantile of log(|error|) is a line in log(spread): slope, intercept, fitted to FITTED
+    cells of the patches trained on. relative, for runs whose channels are: both over the thickness
+    around, so ice half as thick with half the spread has intervals half as wide.
     factors: what it takes by surface type to cover 90 % of their cells, `all` for a type in fewer
     than LEAST_BLOCKS patches (blocks: in how many); all times what the patches held out take more,
     but at least 1: where they err less than those trained on, that is luck. shape: quantiles of
@@ -52,12 +52,12 @@ def fit_intervals(parts):
     parts = [(errors["model"], *others) for errors, *others in parts]
     error, spread, thk, types = parts[0]
     cells = np.random.default_rng(0).permutation(np.flatnonzero(types["all"]))[:FITTED]
-    x, y = (np.log((OFFSET_M + np.abs(field)) / (OFFSET_M + thickness_around(thk))).ravel()[cells]
-            for field in (spread, error))
+    unit_m = unit(thk, relative)
+    x, y = (np.log((OFFSET_M + np.abs(field)) / unit_m).ravel()[cells] for field in (spread, error))
     line = QuantileRegressor(quantile=0.9, alpha=0, solver="highs").fit(x[:, None], y)
     fit = {"slope": float(line.coef_[0]), "intercept": float(line.intercept_),
-           "factors": {"all": 1.0}, "blocks": {name: int(of_type.any(axis=(1, 2)).sum())
-                                               for name, of_type in types.items()}}
+           "relative": relative, "factors": {"all": 1.0},
+           "blocks": {name: int(of_type.any(axis=(1, 2)).sum()) for name, of_type in types.items()}}
 
     def scaled(error, spread, thk, types):  # error over half-width, NaN where nothing is free
         return error / np.where(types["all"], half_width(spread, thk, types, fit), np.nan)
@@ -105,10 +105,16 @@ def of_types(values, types, shape):
     return field
 
 
-def thickness_around(thk):
-    """Mean of a thickness (..., y, x) [m] over the AROUND x AROUND cells around each."""
+def unit(thk, relative):
+    """What spread and error are measured in [m]: 1 m; relative: the mean of the thickness around.
+
+    thk: (..., y, x) m; that mean is over the AROUND x AROUND cells around each.
+    """
+    if not relative:
+        return np.ones(np.shape(thk))
     size = (0,) * (np.ndim(thk) - 2) + (AROUND, AROUND)
-    return scipy.ndimage.uniform_filter(np.asarray(thk, float), size, mode="nearest")
+    around = scipy.ndimage.uniform_filter(np.asarray(thk, float), size, mode="nearest")
+    return OFFSET_M + np.maximum(around, 0)
 
 
 def half_width(spread, thk, types, fit):
@@ -119,9 +125,9 @@ def half_width(spread, thk, types, fit):
     One width does for both sides: what of it is below 0 m covers nothing.
     """
     factor = of_types(fit["factors"], types, spread.shape)
-    around = OFFSET_M + np.maximum(thickness_around(thk), 0)
-    width = np.exp(fit["intercept"] + fit["slope"] * np.log(
-        (OFFSET_M + np.nan_to_num(spread)) / around)) * around
+    unit_m = unit(thk, fit["relative"])
+    width = unit_m * np.exp(fit["intercept"] + fit["slope"] * np.log(
+        (OFFSET_M + np.nan_to_num(spread)) / unit_m))
     width = factor * np.maximum(width - OFFSET_M, LEAST_WIDTH_M)
     return np.float32(np.where(np.isnan(spread), 0, width))
 

@@ -320,7 +320,8 @@ def test_maps_of_any_size_with_and_without_ice():
 
 # ---------------------------------------------------------------- how sure it is
 
-FIT = {"slope": 1.0, "intercept": 1.0, "factors": {"all": 1.0, "margin": 2.0}, "margin": 0.1,
+FIT = {"slope": 1.0, "relative": False, "intercept": 1.0, "margin": 0.1,
+       "factors": {"all": 1.0, "margin": 2.0},
        "shape": (uncertainty.SHAPE / 0.9).tolist(), "variance": 0.4, "seen_m": 20.0, "held_out": 3,
        "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 5.0),
        "blocks": {"all": 40}, "constant": {}}

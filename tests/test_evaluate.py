@@ -154,8 +154,8 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
 
 EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
 # Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.02 m.
-FIT = {"slope": 1.0, "intercept": np.log(2), "factors": {"all": 1.0}, "shape": EVEN,
-       "variance": 1 / 2.43,
+FIT = {"slope": 1.0, "relative": False, "intercept": np.log(2), "factors": {"all": 1.0},
+       "shape": EVEN, "variance": 1 / 2.43,
        "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
        "constant": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0}, "shape": EVEN}}}
 

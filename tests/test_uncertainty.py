@@ -33,7 +33,7 @@ def made_errors(seed, n, size=1.0):
 def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
     """Held-out patches make all intervals wider, never narrower."""
     parts = [made_errors(0, 20), made_errors(1, 12, held_out)][:1 + bool(held_out)]
-    fit = uncertainty.fit_intervals(parts)
+    fit = uncertainty.fit_intervals(parts, relative=True)
     assert fit["slope"] == pytest.approx(0.8, abs=0.1)
     assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
     assert set(fit["factors"]) == {"all", "grounded", "floating"}
@@ -60,7 +60,8 @@ def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
 
 def test_half_width_by_hand():
     """e (3.98 + 0.02)^0.5 (98.98 + 0.02)^0.5 - 0.02; unknown types take the factor of all."""
-    fit = {"intercept": 1.0, "slope": 0.5, "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
+    fit = {"intercept": 1.0, "slope": 0.5, "relative": True,
+           "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
     spread = np.array([[3.98, 3.98, 3.98, 3.98, 0, np.nan]])
     thk = np.full(spread.shape, 98.98)
     types = {"grounded": np.array([[1, 0, 0, 1, 0, 1]], bool),
@@ -70,11 +71,13 @@ def test_half_width_by_hand():
     np.testing.assert_allclose(
         uncertainty.half_width(spread, thk, types, fit),
         [[1.5 * width, 2 * width, 2 * width, 3 * width, 2 * least, 0]], rtol=1e-6)
+    alone = uncertainty.half_width(spread, thk, types, fit | {"relative": False})
+    assert alone[0, 1] == pytest.approx(2 * (np.e * 2 - 0.02), rel=1e-6)
     uneven = np.zeros((1, 30))
     uneven[0, 15] = 9 * 99  # 99 m around, over 9 cells
-    around = uncertainty.thickness_around(uneven)
-    np.testing.assert_allclose(around[0, 11:20], 99)
-    assert not around[0, :11].any() and not around[0, 20:].any()
+    around = uncertainty.unit(uneven, relative=True)
+    np.testing.assert_allclose(around[0, 11:20], 99.02)
+    np.testing.assert_allclose(around[0, [0, 10, 20]], 0.02)
 
 
 def test_crps_of_known_distributions():
