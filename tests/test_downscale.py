@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 import downscale
 import figures
+import flow
 import maps
 import model
 import prepare_data
@@ -831,6 +832,12 @@ def test_hindcast_scores_by_hand(folder, capsys):
     assert metrics["all"]["ratio"]["bicubic"] == pytest.approx(
         (metrics["all"]["errors"]["model"]["rmse_m"] / errors["rmse_m"]) ** 2)
     assert f"{metrics['all']['errors']['model']['rmse_m']:.1f}" in said
+    assert set(metrics["flow"]) == {*metrics["all"]["errors"], "constant", "bilinear"}
+    assert metrics["flow"]["constant"] == pytest.approx(flow.flow_errors(
+        np.kron(means(thk), np.ones((4, 4))), thk, topg, 5000.0, near), rel=1e-5)
+    assert metrics["flow"]["model"]["rmse_m"] == pytest.approx(
+        metrics["all"]["errors"]["model"]["rmse_m"])
+    assert f"{metrics['flow']['bilinear']['surface_rmse_m']:.1f}" in said
     types = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
     assert sum(part["n_cells"] for part in types) == near.sum()
     assert metrics["by_type"]["ice_free"]["n_cells"] == ((thk <= 1) & near).sum()
@@ -872,6 +879,7 @@ def test_hindcast_without_a_bed(folder, capsys):
     metrics = downscale.hindcast("made", "coarse.nc")
     assert set(metrics["checks"]) == set(metrics["all"]["errors"]) == {"bicubic", "model"}
     assert set(metrics["by_type"]) == {"ice", "margin"}
+    assert metrics["flow"] == {}
     with pytest.raises(InputError, match="too few"):
         save_map("coarse.nc", rough(7, 16)[0])
         downscale.hindcast("made", "coarse.nc")
