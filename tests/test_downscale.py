@@ -973,6 +973,28 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
     assert scores["checks"]["model"]["consistency_m"] < 0.01
 
 
+@pytest.mark.parametrize("ripples_m", [0.0, 200.0])
+def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m):
+    """Bueler's test C (2005) on a flat bed and on one with ripples around its middle.
+
+    Cells on an axis or a diagonal are of two octants, and left out. Weights drawn at random have a
+    direction: one turn alone leaves it in the error.
+    """
+    axis = (np.arange(48) - 23.5) * 40e3
+    far_m, azimuth = np.hypot(axis[:, None], axis), np.arctan2(axis[:, None], axis) / (np.pi / 4)
+    thk = 3600 * np.maximum(1 - (far_m / 750e3) ** (4 / 3), 0) ** (3 / 7)
+    topg = 500 + ripples_m * np.cos(2 * np.pi * far_m / 240e3)
+    fine, coarse = downscale.coarsen(grid_map(thk, topg, 40e3), 4)
+    unevenness = []
+    for turns in (True, False):
+        settings = example_settings(recipe="map", data=DATA, average_turns=turns)
+        error = refined(settings, coarse, topg, scatter=0.05)["model"] - fine["thk"]
+        octants = [error[(azimuth > i + 1e-6) & (azimuth < i + 1 - 1e-6)] for i in range(-4, 4)]
+        rmse_m = np.array([utils.rmse_m(each, 0) for each in octants])
+        unevenness.append(np.ptp(rmse_m) / rmse_m.mean())
+    assert unevenness[0] < 0.01 < unevenness[1]
+
+
 # ---------------------------------------------------------------- figures
 
 
