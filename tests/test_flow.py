@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 import flow
 import utils
@@ -161,3 +162,29 @@ def test_plain_methods_by_hand():
     np.testing.assert_allclose(found["bilinear"][0], [0, 1, 3, 4], atol=1e-12)
     np.testing.assert_allclose(found["bilinear"][:, 0], [0, 2, 6, 8], atol=1e-12)
     np.testing.assert_allclose(utils.reduce_fields(found["constant"][None], 2, "area")[0], coarse)
+
+
+def test_the_ice_of_the_shock_test_flows_as_the_closed_form_does(monkeypatch):
+    """Halfar's dome, 3600 m high and 750 km wide, over ten years (test B of Bueler et al. 2005).
+
+    n = 3; it keeps its volume, and its height falls as t^(-1/9) from t0, here 413 years.
+    """
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "benchmarks"))
+    import shock
+    height_m, radius_m, spacing_m = 3600.0, 750e3, 16e3
+    stiff = 2 * 1e-16 * (utils.RHO_ICE * 9.81) ** 3 / 5
+    t0 = (7 / 4) ** 3 * radius_m**4 / height_m**7 / (18 * stiff)
+    axis = (np.arange(120) - 59.5) * spacing_m
+    far = np.hypot(axis[:, None], axis) / radius_m
+
+    def dome(years):
+        stretch = ((t0 + years) / t0) ** (-1 / 18)
+        return height_m * stretch**2 * np.maximum(1 - (stretch * far) ** (4 / 3), 0) ** (3 / 7)
+
+    seen, _, cut = shock.relax(dome(0), np.full(far.shape, 500.0), spacing_m, utils.DENSITIES)
+    inner = far < 0.85  # at its edge the closed form is infinitely steep
+    change = (dome(shock.STOPS[-1]) - dome(0))[inner]
+    assert change.min() == pytest.approx(-9, abs=1)
+    assert utils.rmse_m((seen[-1] - dome(0))[inner], change) < 0.01 * utils.rmse_m(change, 0)
+    assert seen[-1].sum() == pytest.approx(dome(0).sum(), rel=1e-5)
+    assert cut == 0

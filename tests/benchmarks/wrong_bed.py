@@ -1,6 +1,6 @@
 """What a wrong bed costs: each method's error when the bed that it is given is not the label's.
 
-    python tests/benchmarks/wrong_bed.py MAP.nc RUN [RUN ...]      # 2 to 5 minutes a run
+    python tests/benchmarks/wrong_bed.py MAP.nc RUN [RUN ...]      # 2 to 4 minutes a run
 
 MAP.nc: the 8 km BedMachine grid. A hindcast has the very bed that its label was made with; beds of
 users are wrong by 50 to 300 m between radar lines. Here the bed is that of the map plus a Gaussian
