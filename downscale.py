@@ -21,6 +21,7 @@ import scipy.ndimage
 
 import evaluate
 import figures
+import flow
 import maps
 import model
 import prepare_data
@@ -457,7 +458,7 @@ def score_map(by_method, fine, coarse, settings, scale):
     uncertainty, of a calibrated run, where the coarse map leaves a choice: by_type: {part of the
     above: uncertainty.score_intervals}; halves_within: see uncertainty.share_of_halves.
     checks: {method: {consistency_m: largest difference of the reduced result from the coarse map,
-    least_thk_m: lowest thickness, if any is known}}.
+    least_thk_m: lowest thickness, if any is known}}. flow: see flow.score_flow.
     """
     label, spacing_m, crs = fine["thk"], fine["spacing_m"], settings["data"]["crs"]
     width = by_method.get("uncertainty")
@@ -495,6 +496,8 @@ def score_map(by_method, fine, coarse, settings, scale):
         scores["checks"][method] = {"consistency_m": float(off.max(initial=0))}
         if known.any():
             scores["checks"][method]["least_thk_m"] = float(np.nanmin(thk))
+    scores["flow"] = flow.score_flow(by_method, fine, coarse, scale, near,
+                                     utils.densities_of(settings["data"]))
     return scores
 
 
@@ -548,6 +551,7 @@ def print_hindcast(metrics):
         method: {"consistency m": f"{checks['consistency_m']:.3f}",
                  "least thk m": f"{checks['least_thk_m']:.1f}"}
         for method, checks in metrics["checks"].items() if "least_thk_m" in checks})
+    flow.print_flow(metrics["flow"])
     if "uncertainty" in metrics:
         uncertainty.print_intervals(metrics["uncertainty"]["by_type"])
         halves = metrics["uncertainty"]["halves_within"]

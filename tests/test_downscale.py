@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 import downscale
 import figures
+import flow
 import maps
 import model
 import prepare_data
@@ -868,6 +869,12 @@ def test_hindcast_scores_by_hand(folder, capsys):
     assert metrics["all"]["ratio"]["bicubic"] == pytest.approx(
         (metrics["all"]["errors"]["model"]["rmse_m"] / errors["rmse_m"]) ** 2)
     assert f"{metrics['all']['errors']['model']['rmse_m']:.1f}" in said
+    assert set(metrics["flow"]) == {*metrics["all"]["errors"], "constant", "bilinear"}
+    assert metrics["flow"]["constant"] == pytest.approx(flow.flow_errors(
+        np.kron(means(thk), np.ones((4, 4))), thk, topg, 5000.0, near), rel=1e-5)
+    assert metrics["flow"]["model"]["rmse_m"] == pytest.approx(
+        metrics["all"]["errors"]["model"]["rmse_m"])
+    assert f"{metrics['flow']['bilinear']['surface_rmse_m']:.1f}" in said
     types = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
     assert sum(part["n_cells"] for part in types) == near.sum()
     assert metrics["by_type"]["ice_free"]["n_cells"] == ((thk <= 1) & near).sum()
@@ -909,6 +916,7 @@ def test_hindcast_without_a_bed(folder, capsys):
     metrics = downscale.hindcast("made", "coarse.nc")
     assert set(metrics["checks"]) == set(metrics["all"]["errors"]) == {"bicubic", "model"}
     assert set(metrics["by_type"]) == {"ice", "margin"}
+    assert metrics["flow"] == {}
     with pytest.raises(InputError, match="too few"):
         save_map("coarse.nc", rough(7, 16)[0])
         downscale.hindcast("made", "coarse.nc")
@@ -1000,6 +1008,29 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
                            ("surface_base_consistent", 38.07)):
         assert scores["all"]["errors"][method]["rmse_m"] == pytest.approx(rmse_m, abs=0.006)
     assert scores["checks"]["model"]["consistency_m"] < 0.01
+
+
+@pytest.mark.parametrize("ripples_m", [0.0, 200.0])
+def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m):
+    """Bueler's test C (2005) on a flat bed, and its surface over ripples around its middle.
+
+    Cells on an axis or a diagonal are of two octants, and left out. Weights drawn at random have a
+    direction: one turn alone leaves it in the error.
+    """
+    axis = (np.arange(48) - 23.5) * 40e3
+    far_m, azimuth = np.hypot(axis[:, None], axis), np.arctan2(axis[:, None], axis) / (np.pi / 4)
+    thk = 3600 * np.maximum(1 - (far_m / 750e3) ** (4 / 3), 0) ** (3 / 7)
+    topg = 500 + ripples_m * np.cos(2 * np.pi * far_m / 240e3)
+    thk = np.where(thk > 0, np.maximum(500 + thk - topg, 0), 0)
+    fine, coarse = downscale.coarsen(grid_map(thk, topg, 40e3), 4)
+    unevenness = []
+    for turns in (True, False):
+        settings = example_settings(recipe="map", data=DATA, average_turns=turns)
+        error = refined(settings, coarse, topg, scatter=0.05)["model"] - fine["thk"]
+        octants = [error[(azimuth > i + 1e-6) & (azimuth < i + 1 - 1e-6)] for i in range(-4, 4)]
+        rmse_m = np.array([utils.rmse_m(each, 0) for each in octants])
+        unevenness.append(np.ptp(rmse_m) / rmse_m.mean())
+    assert unevenness[0] < 0.01 < unevenness[1]
 
 
 # ---------------------------------------------------------------- figures

@@ -44,6 +44,27 @@ def thinned(thk, topg, less_m, rise_m, size=1.0):
     return size * thk, size * topg
 
 
+def flow_rates(thk, usrf, spacing_m, most_diffusive=MOST_DIFFUSIVE):
+    """What ice flow does to the inner cells of thk with surface usrf (y, x) m, and to the step.
+
+    Returns the change of their thickness [m a-1] and the diffusivity at corners [m2 a-1], which is
+    taken for most_diffusive where it is more.
+    """
+    factor = 2 * RATE_FACTOR * (utils.RHO_ICE * 9.81) ** 3 / 5
+    slope_x, slope_y = (np.diff(usrf, axis=axis) / spacing_m for axis in (1, 0))
+    along_x, along_y = (slope_x[1:] + slope_x[:-1]) / 2, (slope_y[:, 1:] + slope_y[:, :-1]) / 2
+    corner = (thk[1:, 1:] + thk[:-1, 1:] + thk[1:, :-1] + thk[:-1, :-1]) / 4
+    diffusive = np.minimum(factor * corner**5 * (along_x**2 + along_y**2), most_diffusive)
+    flux_x = (diffusive[1:] + diffusive[:-1]) / 2 * slope_x[1:-1]
+    flux_y = (diffusive[:, 1:] + diffusive[:, :-1]) / 2 * slope_y[:, 1:-1]
+    return (np.diff(flux_x, axis=1) + np.diff(flux_y, axis=0)) / spacing_m, diffusive
+
+
+def longest_step(diffusive, spacing_m):
+    """Time step [a] that an explicit scheme takes with these diffusivities [m2 a-1]."""
+    return spacing_m**2 / (8 * max(diffusive.max(), 100))
+
+
 def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
     """Ice thickness (y, x) m that an ice sheet has after `years` from thk on the bed topg [m].
 
@@ -51,18 +72,11 @@ def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
     [m a-1]. Explicit steps; ice that floats is taken away.
     """
     thk, topg = thk.astype(np.float32), topg.astype(np.float32)
-    factor = 2 * RATE_FACTOR * (utils.RHO_ICE * 9.81) ** 3 / 5
     time, steps = 0.0, 0
     while time < years:
         usrf = topg + thk
-        slope_x, slope_y = (np.diff(usrf, axis=axis) / spacing_m for axis in (1, 0))
-        along_x, along_y = (slope_x[1:] + slope_x[:-1]) / 2, (slope_y[:, 1:] + slope_y[:, :-1]) / 2
-        corner = (thk[1:, 1:] + thk[:-1, 1:] + thk[1:, :-1] + thk[:-1, :-1]) / 4
-        diffusive = np.minimum(factor * corner**5 * (along_x**2 + along_y**2), MOST_DIFFUSIVE)
-        flux_x = (diffusive[1:] + diffusive[:-1]) / 2 * slope_x[1:-1]
-        flux_y = (diffusive[:, 1:] + diffusive[:, :-1]) / 2 * slope_y[:, 1:-1]
-        step = min(spacing_m**2 / (8 * max(diffusive.max(), 100)), 5.0)
-        change = (np.diff(flux_x, axis=1) + np.diff(flux_y, axis=0)) / spacing_m
+        change, diffusive = flow_rates(thk, usrf, spacing_m)
+        step = min(longest_step(diffusive, spacing_m), 5.0)
         change += np.clip(gradient * (usrf[1:-1, 1:-1] - snowline_m), -4, most_snow)
         thk[1:-1, 1:-1] = np.maximum(thk[1:-1, 1:-1] + step * change, 0)
         if steps % 20 == 0:
@@ -86,16 +100,29 @@ def make_maps(path):
            flow(0.6 * less, bare, 1000.0, 400, 2000, 1.0, 0.006), bare)
 
 
+def hindcast(run, ice_map):
+    """A map in memory rebuilt by a run, without a word: of downscale.rebuild, coarsen, open_run.
+
+    Returns {method: (y, x) m}, the fine and the coarse map, the settings and the scale.
+    """
+    settings, scale, chain = model.open_run(run)
+    fine, coarse = downscale.coarsen(ice_map, scale)
+    with contextlib.redirect_stdout(io.StringIO()):  # no progress
+        by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
+    return by_method, fine, coarse, settings, scale
+
+
+def made_map(thk, topg, spacing_m):
+    """A map (see maps) of fields (y, x) m."""
+    y, x = (spacing_m * np.arange(n) for n in thk.shape)
+    return maps.make_map(x, y, thk, topg.astype(np.float32))
+
+
 def score(run, thk, topg, spacing_m):
     """RMSE [m] of every method in a hindcast of a map in memory, {method: rmse_m}, and the scores
     of the intervals, see uncertainty.score_intervals; None of a run that was not calibrated.
     """
-    settings, scale, chain = model.open_run(run)
-    y, x = (spacing_m * np.arange(n) for n in thk.shape)
-    fine, coarse = downscale.coarsen(maps.make_map(x, y, thk, topg.astype(np.float32)), scale)
-    with contextlib.redirect_stdout(io.StringIO()):  # no progress
-        by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
-    scores = downscale.score_map(by_method, fine, coarse, settings, scale)
+    scores = downscale.score_map(*hindcast(run, made_map(thk, topg, spacing_m)))
     intervals = scores.get("uncertainty", {"by_type": {"all": None}})["by_type"]["all"]
     rmse_m = {method: errors["rmse_m"] for method, errors in scores["all"]["errors"].items()}
     return rmse_m, intervals
