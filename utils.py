@@ -156,9 +156,10 @@ def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     A reader sees the old file or the whole new one, never a half; after an error nothing is left.
+    Processes that write one file at once, on several machines too, each have a path of their own.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{platform.node()}.{os.getpid()}.{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
