@@ -303,7 +303,7 @@ def train(patches, settings):
     """
     folder = utils.CHECKPOINTS / settings["run"]
     training, validation = prepare_data.training_numbers(patches, settings)
-    state = make_state(settings, folder)
+    state = {"lock": utils.hold(folder)} | make_state(settings, folder)
     layers, optimizer, history = state["layers"], state["optimizer"], state["history"]
     train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
     validate = make_validation(layers, patches, validation, settings) if len(validation) else None
@@ -649,8 +649,8 @@ def main(argv=None):
                              (fold, folds) if fold else ()))
     missing = [each.run for each, _ in runs if not is_finished(make_settings(each))]
     if args.table and missing:
-        raise InputError(f"not trained to the end: {', '.join(missing)}; the command without --table "
-                         "trains them")
+        raise InputError(f"not trained to the end: {', '.join(missing)}; train them without "
+                         "--table")
     for each, fold in runs:
         status = train_run(each, fold)
         if status:

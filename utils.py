@@ -24,6 +24,11 @@ import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 # Folders of the three steps, relative to where the scripts are run.
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
@@ -169,6 +174,24 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):  # where even the folder is not one
             temporary.unlink()
+
+
+def hold(folder):
+    """Keep other processes out of a folder for as long as the file returned is kept.
+
+    Raises InputError where another holds it. A killed process holds nothing. Without effect where
+    the system (Windows) or the disk knows no locks.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process trains this run") from None
+    except (OSError, AttributeError):
+        pass
+    return file
 
 
 def check_output(path, *inputs):
