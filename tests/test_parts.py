@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
 import pytest
-from conftest import REPOSITORY, run_main
+from conftest import REPOSITORY, run_main, write_map
 from test_downscale import CALIBRATED, rough, save_map, write_run
 
 import downscale
@@ -49,6 +49,7 @@ def assert_together(parts, whole, downwards=False):
         assert found.dtype == field.dtype and found.tobytes() == field.tobytes(), name
 
 
+@pytest.mark.filterwarnings("ignore:In a future version of xarray")
 @pytest.mark.parametrize("downwards", [False, True])
 def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downwards):
     """With unknown cells and intervals; xarray and GDAL open them as one, where they are."""
@@ -102,6 +103,28 @@ def test_a_file_is_made_again_only_where_something_differs(folder, capsys):
     assert is_made_again() and not is_made_again()
 
 
+def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
+    monkeypatch.setattr(downscale, "TILE", 1)
+    write_run()
+    thk, topg = rough(75, 6)
+    write_map("coarse.nc", {"time": 3, "y": 75, "x": 6}, {
+        "time": (("time",), np.arange(3.0), {"units": "days since 2000-01-01"}),
+        "x": (("x",), 20e3 * np.arange(6), {"units": "m"}),
+        "y": (("y",), 20e3 * np.arange(75), {"units": "m"})}, {
+        "thk": (("time", "y", "x"), thk * np.float32([[[1]], [[0.9]], [[0.8]]]), {"units": "m"}),
+        "topg": (("y", "x"), topg, {"units": "m"})})
+    years = [make(f"fine_{k}.nc", "--time", str(k))[0]["thk"] for k in range(3)]
+    whole = make("whole.nc", "--time", "all")[0]["thk"]
+    assert np.array_equal(np.stack(years), whole, equal_nan=True)
+    strips = [make(f"strip_{k}.nc", "--time", "all", "--part", f"{k}/2")[0]["thk"] for k in (1, 2)]
+    assert np.array_equal(np.concatenate(strips, axis=1), whole, equal_nan=True)
+    capsys.readouterr()
+    make("fine_1.nc", "--time", "1")
+    assert "complete, left as it is" in capsys.readouterr().out
+    make("fine_1.nc", "--time", "2")
+    assert "wrote    fine_1.nc" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv, message", [
     (["--part", "0/3"], "--part 0/3: expected K/N"), (["--part", "4/3"], "--part 4/3: expected"),
     (["--part", "2"], "--part 2: expected K/N"), (["--part", "1/2"], "1 rows of tiles, so many"),
@@ -118,7 +141,7 @@ def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, messa
 def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, capsys):
     """Real processes: one killed hard, then all by xargs, two of them with the same part."""
     write_run(scatter=0.05)
-    save_map("coarse.nc", *rough(300, 8))
+    save_map("coarse.nc", *rough(170, 8))  # two rows of tiles
     script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
     with subprocess.Popen([*script, "--output", "fine_1.nc", "--part", "1/2"],
                           stdout=subprocess.PIPE, text=True) as killed:
