@@ -2,6 +2,7 @@
 
     python downscale.py MAP.nc --run map_x2 --output FINE.nc                 # the map, 2x finer
     python downscale.py MAP.nc --run map_x4 --output FINE.nc --bed BED.nc    # with a finer bed
+    python downscale.py MAP.nc --run map_x4 --output FINE_1.nc --part 1/4    # a strip of it
     python downscale.py MAP.nc --run map_x4 --hindcast    # reduce it, rebuild it, score that
 
 The map is worked through in tiles that overlap: memory holds the coarse map and one tile. Averaged
@@ -10,6 +11,7 @@ writes FINE.nc, and scores and figures to results/<run>/. Nothing is trained her
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import time
@@ -107,10 +109,18 @@ def tile_sides(settings, scale, baselines=False):
     return halo, max(TILE // scale, 3 * halo)
 
 
-def map_tiles(shape, settings, scale, baselines=False):
-    """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles."""
+def map_tiles(shape, settings, scale, baselines=False, part=(1, 1)):
+    """The tiles of a coarse map of `shape` (y, x): pairs (along y, along x) as of axis_tiles.
+
+    part: (K, N): those of the K-th of N strips, from the lowest y. A strip is of whole rows of
+    tiles: they are those of the whole map, and so are their values. InputError where rows are few.
+    """
     halo, side = tile_sides(settings, scale, baselines)
-    return [(rows, columns) for rows in utils.axis_tiles(shape[0], halo, side)
+    along_y, (k, n) = utils.axis_tiles(shape[0], halo, side), part
+    if n > len(along_y):
+        raise InputError(f"--part {k}/{n}: the map has {len(along_y)} rows of tiles, so many parts "
+                         "at most")
+    return [(rows, columns) for rows in along_y[len(along_y) * (k - 1) // n:len(along_y) * k // n]
             for columns in utils.axis_tiles(shape[1], halo, side)]
 
 
@@ -144,8 +154,8 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
     return arrays | {"unknown": unknown}
 
 
-def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
-    """Make a whole map finer, tile by tile, with progress.
+def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile", part=(1, 1)):
+    """Make a whole map, or a part of it (see map_tiles), finer, tile by tile, with progress.
 
     chain(thk, topg): see model.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
     rows, columns (slices of the fine map) and what is in them: thickness {method: (y, x) float32
@@ -155,7 +165,7 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
     axes = [utils.finer_axis(ice_map[name], scale) for name in "xy"]
     needs_topg, started = model.needs_topg(settings), time.monotonic()
     fit, seen = settings.get("uncertainty"), np.zeros(3)  # free cells: all, unlike, at a margin
-    tiles = map_tiles(ice_map["thk"].shape, settings, scale, baselines)
+    tiles = map_tiles(ice_map["thk"].shape, settings, scale, baselines, part)
     for done, tile in enumerate(tiles, 1):
         arrays = cut_tile(ice_map, axes, bed, tile, scale, needs_topg)
         coarse, topg, shape = arrays["coarse"], arrays["topg"], arrays["unknown"].shape
@@ -203,16 +213,33 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile"):
 # ---------------------------------------------------------------- a finer map, as a file
 
 
+def code_sha256():
+    """SHA-256 of the scripts: with others a map may come out otherwise."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(
+        Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+def is_made(path, attributes):
+    """Whether the file `path` is there, which means whole, and says that all was the same."""
+    if not Path(path).exists():
+        return False
+    with contextlib.suppress(InputError), maps.open_netcdf(path) as ds:  # another file
+        return all(getattr(ds, name, None) == value for name, value in attributes.items()
+                   if name not in ("history", "comment", "model_scores"))
+    return False
+
+
 def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, densities,
-                   time_axis=None):
+                   time_axis=None, strip=slice(None)):
     """Write the tiles of refine to a map file, at `path` only when it is whole.
 
     records: pairs (map, its tiles) of every record; first: the first map; bed: its bed or None;
-    else as in create_fine_map. The axes run as in the file of the map. Returns two texts, "" for
-    nothing: how far the bed is from the map's own, and what is lost where the bed is missing.
+    strip: the fine rows that the tiles are of; else as in create_fine_map. The axes run as in the
+    file of the map. Returns two texts, "" for nothing: how far the bed is from the map's own, and
+    what is lost where the bed is missing.
     """
-    axes = {name: utils.finer_axis(first[name], scale)[::step]
-            for name, step in zip("yx", first["flips"], strict=True)}
+    axes = {name: utils.finer_axis(first[name], scale)[part][::step]
+            for name, part, step in zip("yx", (strip, slice(None)), first["flips"], strict=True)}
     names = [name for name in utils.WRITTEN if (bed or name.startswith("thk"))
              and (attributes["uncertainty"] or name != "thk_uncertainty")]
     moves = first["topg_change"] is not None or (bed and bed["path"] == first["path"])
@@ -243,9 +270,11 @@ def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, den
                                    "mask": utils.cell_type(thk, topg, densities)}
                         if moves or record == 0:
                             fields["topg"] = topg
+                    start = strip.start or 0
+                    own = slice(rows.start - start, rows.stop - start)
                     parts = [part if step == 1 else slice(len(axis) - part.stop,
                                                           len(axis) - part.start)
-                             for part, step, axis in zip((rows, columns), first["flips"],
+                             for part, step, axis in zip((own, columns), first["flips"],
                                                          axes.values(), strict=True)]
                     with utils.writing(path):
                         for name, field in fields.items():
@@ -294,16 +323,29 @@ def result_path(run, kind, path, ice_map, bed, scale):
     return utils.RESULTS / run / f"{kind}_{Path(path).stem}{record}_x{scale}_{'_'.join(sources)}"
 
 
+def with_turns(settings, turns):
+    """Settings of a run, average_turns the number `turns` (see model.predict); None: the run's."""
+    own = 8 if settings["average_turns"] is True else int(settings["average_turns"]) or 1
+    if turns in (None, own):
+        return settings | {"average_turns": own}
+    if "uncertainty" in settings:
+        print("note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of "
+              f"{turns}")
+    return {key: value for key, value in settings.items() if key != "uncertainty"} | {
+        "average_turns": turns}
+
+
 def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_record=-1,
-              options=None):
+              options=None, turns=None, part=(1, 1)):
     """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure.
 
-    record: a number, or a range, see utils.chosen_records; options: see maps.map_options.
+    record: a number, or a range, see utils.chosen_records; options: see maps.map_options; turns:
+    see with_turns; part: see map_tiles, one of several has no figure. A file that is_made is left.
     """
     utils.check_output(output, map_file, bed_file)
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = model.open_run(run, scale, options["densities"])
-    used = utils.with_densities(settings, options["densities"])
+    used = with_turns(utils.with_densities(settings, options["densities"]), turns)
     of_map, weights = map_options_beside(options, settings, bed_file), model.weights_sha256(run)
     several = not isinstance(record, int)
     ice_map = maps.read_map(map_file, 0 if several else record, **of_map)
@@ -320,6 +362,8 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
             ice_map["record_text"] = f"records {numbers[0]} to {numbers[-1]} of {count}"
     prepare_data.print_map_notes(ice_map)
     print_task(ice_map, settings, scale)
+    tiles = map_tiles(ice_map["thk"].shape, settings, scale, part=part)
+    strip = slice(scale * tiles[0][0][0].start, scale * tiles[-1][0][0].stop)
     spacing_m, densities = ice_map["spacing_m"], utils.densities_of(used["data"])
     crs, notes = ice_map["crs"], list(ice_map["notes"])
     if not crs and prepare_data.looks_antarctic(ice_map):
@@ -337,7 +381,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
         sources = [each for each in (ice_map, bed) if each]
         names = dict.fromkeys(each["name"] + (f" ({each['record_text']})" if each["record_text"]
                                               else "") for each in sources)
-        fit = settings.get("uncertainty")
+        fit = used.get("uncertainty")
         attributes = {
             "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
                      f"{spacing_m / scale:g} m",
@@ -349,6 +393,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
                 each["citation"] for each in sources))),
             "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
             "densities": "ice {:g}, sea water {:g} kg m-3".format(*densities),
+            "part": "{}/{}".format(*part), "turns": used["average_turns"],
             "model_run": run, "model_settings": json.dumps(settings),
             "model_weights_sha256": weights,
             "model_training_citation": settings["data"]["citation"],
@@ -362,7 +407,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
                    "which what is equal all over a coarse cell is left out: correlated over "
                    f"{uncertainty.BED_LENGTH_M / 1000:g} km" if bed and bed["read_error"]
                    else "are not in it")) or "",
-            "versions": json.dumps(utils.versions()),
+            "versions": json.dumps(utils.versions()), "code_sha256": code_sha256(),
             "comment": "; ".join(["thk averaged over the cells of the coarse map gives it back",
                                   *notes]),
             **({"synthetic": "yes"} if ice_map["synthetic"] else {})}
@@ -381,13 +426,19 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
                     what = f"record {done + 1}/{len(numbers)}, tile"
                 of_record = bed | {"change": rise_of_bed(each)} if bed_file else (
                     maps.bed_of_map(each))
-                yield each, refine(chain, each, of_record, used, scale, False, what)
+                yield each, refine(chain, each, of_record, used, scale, False, what, part)
 
         halo, side = tile_sides(settings, scale)
-        apart, lost = write_fine_map(output, records(), ice_map, bed, crs, scale,
-                                     (side - 2 * halo) * scale, attributes, densities, time_axis)
-    for text in filter(None, (apart, lost and f"note: {lost}", f"wrote    {output}")):
-        print(text)
+        if is_made(output, attributes):
+            print(f"{output}: complete, left as it is")
+        else:
+            apart, lost = write_fine_map(
+                output, records(), ice_map, bed, crs, scale, (side - 2 * halo) * scale, attributes,
+                densities, time_axis, strip)
+            for text in filter(None, (apart, lost and f"note: {lost}", f"wrote    {output}")):
+                print(text)
+    if part != (1, 1):
+        return
     path = f"{result_path(run, 'map', output, ice_map, bed, scale)}.png"
     figures.save(figures.plot_downscaled(output, ice_map, used, scale), path,
                   map_provenance(settings, ice_map, bed, scale))
@@ -501,14 +552,16 @@ def score_map(by_method, fine, coarse, settings, scale):
     return scores
 
 
-def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1, options=None):
+def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1, options=None,
+             turns=None):
     """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
 
+    options: see maps.map_options; turns: see with_turns.
     Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png; returns the metrics.
     """
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = model.open_run(run, scale, options["densities"])
-    used = utils.with_densities(settings, options["densities"])
+    used = with_turns(utils.with_densities(settings, options["densities"]), turns)
     ice_map = maps.read_map(map_file, record, **map_options_beside(options, settings, bed_file))
     prepare_data.print_map_notes(ice_map)
     with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
@@ -528,10 +581,11 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
     metrics = made_by | {
         "from_km": fine["spacing_m"] * scale / 1000, "to_km": fine["spacing_m"] / 1000,
         "cells": list(fine["thk"].shape),
-        "densities": list(utils.densities_of(used["data"])),
+        "densities": list(utils.densities_of(used["data"])), "turns": used["average_turns"],
         **score_map(by_method, fine, coarse, used, scale),
         "versions": utils.versions(), "command": utils.command()}
-    path = result_path(run, "hindcast", map_file, fine, bed, scale)
+    path = result_path(run, f"hindcast_turns{turns}" if turns else "hindcast", map_file, fine, bed,
+                       scale)
     utils.write_json(f"{path}.json", metrics)
     print_hindcast(metrics)
     if metrics["all"]["errors"]:
@@ -572,6 +626,10 @@ def main(argv=None):
                         "the last); a range, without M; or all")
     parser.add_argument("--bed-time", type=int, metavar="N",
                         help="record of BED.nc, from 0 (default: the last)")
+    parser.add_argument("--turns", type=int, choices=tuple(model.TURNS), help="flips and turns of "
+                        "the map that are averaged (default: as the run was trained for, mostly 8)")
+    parser.add_argument("--part", metavar="K/N", help="make only the K-th of N strips of the map, "
+                        "together the whole, bit for bit")
     maps.add_map_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also show the figure on screen")
     args = parser.parse_args(argv)
@@ -586,14 +644,20 @@ def main(argv=None):
             args.hindcast and not re.fullmatch(r"-?\d+", record)):
         raise InputError(f"--time {record}: expected the number of a record"
                          + ("" if args.hindcast else ", a range N:M, or all"))
+    part = re.fullmatch(r"0*([1-9]\d*)/0*([1-9]\d*)", args.part or "1/1")
+    part = part and tuple(map(int, part.groups()))
+    if not part or part[0] > part[1] or (args.part and args.hindcast):
+        raise InputError(f"--part {args.part}: expected K/N, the K-th of N parts, from 1/N to N/N, "
+                         "with --output")
     record = int(record) if re.fullmatch(r"-?\d+", record) else record
     options = maps.map_options(args)
     figures.choose_screen(args.show)
     model.set_up_device()
     if args.hindcast:
-        hindcast(run, args.map, args.bed, args.scale, record, bed_record, options)
+        hindcast(run, args.map, args.bed, args.scale, record, bed_record, options, args.turns)
     else:
-        downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record, options)
+        downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record, options,
+                  args.turns, part)
     if args.show:
         plt.show()
     return 0

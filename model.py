@@ -87,7 +87,7 @@ SETTINGS = {
     "augment": "whether each epoch cuts, flips and turns the training patches anew",
     "spacings": "with augment: at which multiples of the map's spacing patches are cut",
     "thinned": "with augment: share of patches with artificially thinned ice, see make_thinner",
-    "average_turns": "whether a prediction is the mean over the eight flips and turns of the map",
+    "average_turns": "a prediction is the mean over turns of the map: true (8) | false | of TURNS",
     "validation": "whether a tenth of the training patches is held out to watch the training; with "
                   "a constant learning rate it chooses the best epoch",
     "seed": "of the first weights and of all that is drawn in training",
@@ -104,6 +104,7 @@ GRADIENTS = ("stage", "chain")
 LOSSES = ("mse", "rmse")
 
 PREDICT_BATCH = 50  # patches predicted at a time
+TURNS = {1: (0,), 2: (0, 3), 4: (0, 3, 5, 6), 8: range(8)}  # numbers of `turn`: groups
 NEAR = 5           # side in cells, odd, of the surroundings that relative_channels compares with
 FILM_M = {"bicubic": 5.0, "area": 2.5}  # ice thinner than that, times the cells across a coarse
                                         # one, is a film (see remove_film): where ice area came out
@@ -569,11 +570,10 @@ def turn(fields, number, back=False):
 def predict(chain, thk, topg, average_turns):
     """Every stage's thickness, as run_chain gives it, and the last's spread, of maps or patches.
 
-    chain(thk, topg): run_chain of a run's layers, compiled or not; thk, topg: as there.
-    average_turns: average the prediction over the eight flips and rotations of the map (test-time
-    augmentation), still consistent. spread: their standard deviation, (patch, y, x) m; else 0.
+    chain(thk, topg): run_chain of a run's layers, compiled or not. average_turns: the mean over
+    TURNS of the map, still consistent, or not; spread: their standard deviation, (patch, y, x) m.
     """
-    numbers = range(8) if average_turns else [0]
+    numbers = TURNS[8 if average_turns is True else int(average_turns) or 1]
     turned = [[turn(prediction, number, back=True) for prediction in chain(
         turn(thk, number), [turn(level, number) for level in topg])] for number in numbers]
     spread = tf.math.reduce_std(tf.stack([stages[-1] for stages in turned]), axis=0)

@@ -6,6 +6,7 @@
     python train.py --patches data/patches_x8.nc --run wide --lr 3e-4    # an experiment beside it
     python train.py --scale 8 --seeds 3                # x8, x8_seed1, x8_seed2: one table
     python train.py --scale 8 --crossval 5             # each block of patches held out once
+    python train.py --scale 8 --crossval 5 --fold 2    # one of them; then --table in its place
     python train.py --run wide --calibrate             # how sure it is, without training it
 
 The same command again resumes a run that was stopped (Ctrl-C, kill, power), bit for bit on a CPU.
@@ -302,7 +303,7 @@ def train(patches, settings):
     """
     folder = utils.CHECKPOINTS / settings["run"]
     training, validation = prepare_data.training_numbers(patches, settings)
-    state = make_state(settings, folder)
+    state = {"lock": utils.hold(folder)} | make_state(settings, folder)
     layers, optimizer, history = state["layers"], state["optimizer"], state["history"]
     train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
     validate = make_validation(layers, patches, validation, settings) if len(validation) else None
@@ -593,7 +594,10 @@ def parse_arguments(argv):
                         help="train N runs, --seed and those after it, and print one table")
     parser.add_argument("--crossval", type=int, metavar="K",
                         help="K-fold cross-validation: whole blocks of patches, each held out once")
-    parser.add_argument("--calibrate", action="store_true", help="only fit how sure it is")
+    parser.add_argument("--fold", "--only", type=int, metavar="K", help="train only the K-th fold "
+                        "of --crossval, with all seeds; without folds the K-th of --seeds")
+    parser.add_argument("--table", action="store_true", help="only print the table, train nothing")
+    parser.add_argument("--calibrate", action="store_true", help="only fit how sure a run is")
     maps.add_map_arguments(parser)
     parser.add_argument("--restart", action="store_true", help="start the run over")
     args = parser.parse_args(argv)
@@ -604,6 +608,12 @@ def parse_arguments(argv):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+    parts = args.crossval or args.seeds
+    if (args.fold is not None or args.table) and (
+            parts is None or args.table and (args.restart or args.fold is not None)):
+        raise InputError("--fold, or --table without --restart, goes with --crossval or --seeds")
+    if args.fold is not None and not 1 <= args.fold <= parts:
+        raise InputError(f"--fold {args.fold}: expected 1 to {parts}")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: expected 0 or more")
     if args.synthetic and (args.input is not None or args.patches is not None):
@@ -634,18 +644,26 @@ def main(argv=None):
         return 0
     if not (args.seeds or args.crossval):
         return train_run(args)
-    folds, runs_by_fold = args.crossval or 0, {}
-    for fold in range(1, folds + 1) if folds else [None]:
-        for seed in range(args.seed, args.seed + (args.seeds or 1)):
+    folds, runs_by_fold, runs = args.crossval or 0, {}, []
+    for fold in range(1, folds + 1) if folds else [0]:
+        for number, seed in enumerate(range(args.seed, args.seed + (args.seeds or 1)), 1):
             run = (args.run + (f"_fold{fold}of{folds}" if fold else "")
                    + (f"_seed{seed}" if seed != args.seed else ""))
-            status = train_run(argparse.Namespace(**vars(args) | {"run": run, "seed": seed}),
-                               (fold, folds) if fold else ())
-            if status:
-                return status
             runs_by_fold.setdefault(f"fold {fold}" if fold else "test", []).append(run)
-    summarise(f"{args.run}_" + (f"crossval{folds}" if folds else f"seeds{args.seeds}"),
-              runs_by_fold)
+            if args.fold in (None, fold or number):
+                runs.append((argparse.Namespace(**vars(args) | {"run": run, "seed": seed}),
+                             (fold, folds) if fold else ()))
+    missing = [each.run for each, _ in runs if not is_finished(make_settings(each))]
+    if args.table and missing:
+        raise InputError(f"not trained to the end: {', '.join(missing)}; train them without "
+                         "--table")
+    for each, fold in runs:
+        status = train_run(each, fold)
+        if status:
+            return status
+    if args.fold is None:
+        summarise(f"{args.run}_" + (f"crossval{folds}" if folds else f"seeds{args.seeds}"),
+                  runs_by_fold)
     return 0
 
 

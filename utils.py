@@ -25,6 +25,11 @@ import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 # Folders of the three steps, relative to where the scripts are run.
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
@@ -159,9 +164,10 @@ def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     A reader sees the old file or the whole new one, never a half; after an error nothing is left.
+    Processes that write one file at once, on several machines too, each have a path of their own.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{platform.node()}.{os.getpid()}.{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -171,6 +177,24 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):  # where even the folder is not one
             temporary.unlink()
+
+
+def hold(folder):
+    """Keep other processes out of a folder for as long as the file returned is kept.
+
+    Raises InputError where another holds it. A killed process holds nothing. Without effect where
+    the system (Windows) or the disk knows no locks.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process trains this run") from None
+    except (OSError, AttributeError):
+        pass
+    return file
 
 
 def check_output(path, *inputs):

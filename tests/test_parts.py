@@ -1,0 +1,270 @@
+"""Work for many machines: parts of a map, folds and seeds by themselves, on real processes too."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import netCDF4
+import numpy as np
+import pytest
+from conftest import REPOSITORY, run_main, write_map
+from test_downscale import CALIBRATED, rough, save_map, write_run
+
+import downscale
+import figures
+import model
+import prepare_data
+import train
+import utils
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch):
+    monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+def make(output, *argv):
+    """Fields and attributes of what downscale.py makes of coarse.nc with the run `made`."""
+    assert downscale.main(["coarse.nc", "--run", "made", "--output", output, *argv]) == 0
+    return read(output)
+
+
+def read(path):
+    with netCDF4.Dataset(path) as ds:
+        ds.set_auto_mask(False)
+        return {name: variable[...] for name, variable in ds.variables.items()}, dict(ds.__dict__)
+
+
+def assert_together(parts, whole, downwards=False):
+    """Fields of parts, from the lowest y, put together are those of the whole map, bit for bit."""
+    for name, field in whole.items():
+        pieces = [part[name] for part in parts][::-1 if downwards else 1]
+        found = np.concatenate(pieces) if name == "y" or field.ndim == 2 else pieces[0]
+        assert found.dtype == field.dtype and found.tobytes() == field.tobytes(), name
+
+
+@pytest.mark.filterwarnings("ignore:In a future version of xarray")
+@pytest.mark.parametrize("downwards", [False, True])
+def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downwards):
+    """With unknown cells and intervals; xarray and GDAL open them as one, where they are."""
+    monkeypatch.setattr(downscale, "TILE", 1)  # the smallest tiles there can be
+    write_run(scatter=0.05, **CALIBRATED)
+    thk, topg = rough(75, 6)
+    topg[30, 2] = np.nan
+    x, y = 20e3 * np.arange(6), 20e3 * np.arange(75)
+    save_map("coarse.nc", thk, topg, at=(x, y[::-1] if downwards else y),
+             crs=prepare_data.EPSG_3031)
+    whole, about = make("whole.nc")
+    assert about["part"] == "1/1" and {"thk_uncertainty", "mask", "usrf"} < set(whole)
+    names = [f"fine_{k}.nc" for k in (1, 2, 3)]
+    parts = [make(name, "--part", f"{k}/3") for k, name in enumerate(names, 1)]
+    assert [about["part"] for _, about in parts] == ["1/3", "2/3", "3/3"]
+    assert_together([fields for fields, _ in parts], whole, downwards)
+    assert len(list((folder / "results").glob("*/*.png"))) == 1  # of the whole map
+
+    if shutil.which("gdalbuildvrt"):
+        subprocess.run(["gdalbuildvrt", "-q", "all.vrt", *(f"NETCDF:{name}:thk" for name in names)],
+                       check=True)
+        subprocess.run(["gdal_translate", "-q", "-of", "netCDF", "all.vrt", "gdal.nc"], check=True)
+        found, north_up = read("gdal.nc")[0], 1 if not downwards else -1
+        assert np.array_equal(found["Band1"], whole["thk"][::north_up], equal_nan=True)
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    pytest.importorskip("dask", reason="dask is not installed")
+    with xarray.open_mfdataset("fine_*.nc", combine="by_coords") as ds:
+        for name in set(whole) - {"crs", "x", "y", "mask"}:
+            order = -1 if downwards and ds["y"][0] < ds["y"][-1] else 1
+            assert np.array_equal(ds[name].values[::order], whole[name], equal_nan=True), name
+
+
+def test_a_file_is_made_again_only_where_something_differs(folder, capsys):
+    write_run()
+    save_map("coarse.nc", *rough(8, 8))
+
+    def is_made_again(*argv):
+        capsys.readouterr()
+        make("fine.nc", *argv)
+        return "complete, left as it is" not in capsys.readouterr().out
+
+    assert is_made_again()
+    assert not is_made_again() and not is_made_again("--part", "1/1")
+    assert is_made_again("--densities", "910", "1028") and is_made_again() and not is_made_again()
+    assert is_made_again("--turns", "2") and is_made_again()
+    write_run(scatter=0.05)  # other weights
+    assert is_made_again()
+    save_map("coarse.nc", *rough(8, 8, seed=5))
+    assert is_made_again()
+    (folder / "fine.nc").write_bytes((folder / "fine.nc").read_bytes()[:5000])
+    assert is_made_again() and not is_made_again()
+
+
+def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
+    monkeypatch.setattr(downscale, "TILE", 1)
+    write_run()
+    thk, topg = rough(75, 6)
+    write_map("coarse.nc", {"time": 3, "y": 75, "x": 6}, {
+        "time": (("time",), np.arange(3.0), {"units": "days since 2000-01-01"}),
+        "x": (("x",), 20e3 * np.arange(6), {"units": "m"}),
+        "y": (("y",), 20e3 * np.arange(75), {"units": "m"})}, {
+        "thk": (("time", "y", "x"), thk * np.float32([[[1]], [[0.9]], [[0.8]]]), {"units": "m"}),
+        "topg": (("y", "x"), topg, {"units": "m"})})
+    years = [make(f"fine_{k}.nc", "--time", str(k))[0]["thk"] for k in range(3)]
+    whole = make("whole.nc", "--time", "all")[0]["thk"]
+    assert np.array_equal(np.stack(years), whole, equal_nan=True)
+    strips = [make(f"strip_{k}.nc", "--time", "all", "--part", f"{k}/2")[0]["thk"] for k in (1, 2)]
+    assert np.array_equal(np.concatenate(strips, axis=1), whole, equal_nan=True)
+    capsys.readouterr()
+    make("fine_1.nc", "--time", "1")
+    assert "complete, left as it is" in capsys.readouterr().out
+    make("fine_1.nc", "--time", "2")
+    assert "wrote    fine_1.nc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--part", "0/3"], "--part 0/3: expected K/N"), (["--part", "4/3"], "--part 4/3: expected"),
+    (["--part", "2"], "--part 2: expected K/N"), (["--part", "1/2"], "1 rows of tiles, so many"),
+    (["--turns", "3"], "invalid choice: 3")])
+def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, message):
+    write_run()
+    save_map("coarse.nc", *rough(8, 8))
+    status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", "--output", "fine.nc",
+                                             *argv], capsys)
+    assert status == 2 and message in said and said.count("\n") == 1
+    assert not (folder / "fine.nc").exists()
+
+
+def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, capsys):
+    """Real processes: one killed hard, then all by xargs, two of them with the same part."""
+    write_run(scatter=0.05)
+    save_map("coarse.nc", *rough(170, 8))  # two rows of tiles
+    script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
+    with subprocess.Popen([*script, "--output", "fine_1.nc", "--part", "1/2"],
+                          stdout=subprocess.PIPE, text=True) as killed:
+        for line in killed.stdout:
+            if line.startswith("tile"):
+                break
+        killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL and not (folder / "fine_1.nc").exists()
+
+    done = subprocess.run(["xargs", "-P", "2", "-I{}", *script, "--output", "fine_{}.nc", "--part",
+                           "{}/2"], input="1\n1\n2\n", text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    whole, _ = make("whole.nc")
+    assert_together([read(f"fine_{k}.nc")[0] for k in (1, 2)], whole)
+
+    before = (folder / "fine_2.nc").stat().st_mtime_ns
+    make("fine_2.nc", "--part", "2/2")
+    assert "fine_2.nc: complete, left as it is" in capsys.readouterr().out
+    assert (folder / "fine_2.nc").stat().st_mtime_ns == before
+
+
+# ---------------------------------------------------------------- turns
+
+
+@pytest.mark.parametrize("turns", model.TURNS)
+def test_turns_are_averaged_as_asked_and_make_a_group(turns):
+    """A group: averaged, the result is the same from each of its sides."""
+    rng = np.random.default_rng(0)
+    thk = np.float32(rng.uniform(0, 1000, (1, 5, 5)))
+    shift = np.float32(rng.uniform(0, 100, (1, 5, 5)))
+
+    def chain(thk, topg):
+        return [thk + shift]
+
+    numbers = model.TURNS[turns]
+    (found,), spread = model.predict(chain, thk, [], turns)
+    each = [model.turn(model.turn(thk, number) + shift, number, back=True) for number in numbers]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(spread, np.std(each, axis=0), atol=1e-3)
+    for number in numbers:
+        (turned,), _ = model.predict(chain, model.turn(thk, number), [], turns)
+        np.testing.assert_allclose(turned, model.turn(found, number), rtol=1e-5)
+
+
+def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys):
+    write_run(scatter=0.05, **CALIBRATED)
+    save_map("coarse.nc", *rough(8, 12))
+    eight, about = make("fine.nc")
+    assert about["turns"] == 8 and "thk_uncertainty" in eight
+    np.testing.assert_array_equal(make("fine8.nc", "--turns", "8")[0]["thk"], eight["thk"])
+    capsys.readouterr()
+    two, about = make("fine2.nc", "--turns", "2")
+    assert about["turns"] == 2 and "thk_uncertainty" not in two
+    assert "note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of 2\n" in (
+        capsys.readouterr().out)
+    assert np.nanmax(np.abs(two["thk"] - eight["thk"])) > 0
+
+
+def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder):
+    write_run(scatter=0.05, **CALIBRATED)
+    save_map("coarse.nc", *rough(16, 24), spacing_m=5000.0)
+    for argv in ([], ["--turns", "1"]):
+        assert downscale.main(["coarse.nc", "--run", "made", "--hindcast", *argv]) == 0
+    found = {path.name.split("_coarse")[0]: json.loads(path.read_text())
+             for path in (folder / "results" / "made").glob("hindcast_*.json")}
+    assert {name: metrics["turns"] for name, metrics in found.items()} == {
+        "hindcast": 8, "hindcast_turns1": 1}
+    assert "uncertainty" in found["hindcast"] and "uncertainty" not in found["hindcast_turns1"]
+
+
+# ---------------------------------------------------------------- folds and seeds
+
+
+def test_folds_are_trained_by_themselves_and_a_last_command_prints_the_table(folder, capsys):
+    """The folds by real processes, two at once."""
+    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
+    window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
+    prepare_data.prepare(2, sheet, window=window)
+    command = ["--scale", "2", "--epochs", "1", "--crossval", "2"]
+    status, said = run_main(train.main, [*command, "--table"], capsys)
+    assert status == 2 and "not trained to the end: x2_fold1of2, x2_fold2of2;" in said
+    assert not (folder / "checkpoints").exists()
+
+    done = subprocess.run(["xargs", "-P", "2", "-I{}", sys.executable,
+                           str(REPOSITORY / "train.py"), *command, "--fold", "{}"],
+                          input="1\n2\n", text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "model / bicubic" not in done.stdout and "mean of folds" not in done.stdout
+    assert train.main([*command, "--table"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished already") == 2 and "mean of folds" in said
+    status, said = run_main(train.main, [*command, "--seeds", "2", "--table"], capsys)
+    assert status == 2 and "not trained to the end: x2_fold1of2_seed1, x2_fold2of2_seed1;" in said
+
+
+def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
+    """The K-th of --seeds, or of --crossval with all its seeds."""
+    made = []
+    monkeypatch.setattr(train, "train_run", lambda args, fold: made.append((args.run, fold)) or 0)
+    monkeypatch.setattr(train, "summarise", lambda name, runs: made.append(name))
+    seeds = ["--scale", "4", "--seeds", "3", "--seed", "5"]
+    train.main([*seeds, "--fold", "2"])
+    train.main([*seeds, "--only", "1"])
+    train.main([*seeds, "--crossval", "2", "--only", "2"])
+    assert made == [("x4_seed6", ()), ("x4", ())] + [
+        (f"x4_fold2of2{seed}", (2, 2)) for seed in ("", "_seed6", "_seed7")]
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--fold", "1"], "goes with --crossval or --seeds"),
+    (["--table"], "goes with --crossval or --seeds"),
+    (["--seeds", "2", "--table", "--restart"], "--table without --restart"),
+    (["--seeds", "2", "--table", "--fold", "1"], "goes with --crossval or --seeds"),
+    (["--crossval", "2", "--fold", "3"], "--fold 3: expected 1 to 2"),
+    (["--seeds", "2", "--fold", "0"], "--fold 0: expected 1 to 2")])
+def test_folds_that_cannot_be_are_one_line(folder, capsys, argv, message):
+    status, said = run_main(train.main, ["--scale", "4", *argv], capsys)
+    assert status == 2 and message in said and said.count("\n") == 1
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(small_patches, small_settings):
+    held = utils.hold(utils.CHECKPOINTS / "tiny")
+    with pytest.raises(utils.InputError, match="another process trains this run"):
+        train.train(small_patches, small_settings)
+    held.close()
+    assert train.train(small_patches, small_settings)
