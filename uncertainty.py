@@ -15,7 +15,7 @@ import utils
 SHAPE = np.arange(1, 20) / 20   # the `shape` of a fit: quantiles of |error| / half-width at these
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of SHAPE: intervals that are scored; half-widths are of 0.9
 NORMAL = 1.645        # half-width of a 90 % interval over the standard deviation, if normal
-OFFSET_M = 0.02      # added to errors, spreads and thickness before their logarithms
+OFFSET_M = 0.1       # added to errors, spreads and thickness before their logarithms
 AROUND = 9           # side of the square, in cells, whose mean thickness says how large ice is
 MORE = 1.1           # what held-out patches are taken to need more, where none are held out
 FITTED = 5000        # cells that the line is fitted to

@@ -341,7 +341,7 @@ def test_a_calibrated_run_writes_how_sure_it_is(folder, capsys):
     np.testing.assert_array_equal(np.isnan(width), np.isnan(fine["thk"]))
     assert not width[:, :12].any()
     free = np.kron(thk > 0, np.ones((4, 4), bool)) & np.isfinite(width)
-    assert width[free].min() >= (0.02 * np.e - 0.02) * 0.999
+    assert width[free].min() >= (0.1 * np.e - 0.1) * 0.999
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds["thk"].ancillary_variables == "thk_uncertainty"
         assert ds["thk_uncertainty"].units == "m"
@@ -361,7 +361,7 @@ def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, mo
     spread = model.predict(model.compile_chain(layers, settings, whole_map=True),
                            coarse["thk"][None], levels, True)[1].numpy()[0]
     inside = np.s_[8:-8, 8:-8]
-    ratio = (whole / (np.e * (0.02 + spread) - 0.02))[inside]
+    ratio = (whole / (np.e * (0.1 + spread) - 0.1))[inside]
     assert set(np.unique(np.round(ratio, 2))) <= {1, 2}
     monkeypatch.setattr(downscale, "TILE", 1)
     monkeypatch.setattr(downscale, "SPLINE_HALO", 0)

@@ -153,7 +153,7 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
 
 
 EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
-# Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.02 m.
+# Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.1 m.
 FIT = {"slope": 1.0, "relative": False, "intercept": np.log(2), "factors": {"all": 1.0},
        "shape": EVEN, "variance": 1 / 2.43,
        "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
@@ -166,7 +166,7 @@ def test_intervals_by_hand(capsys):
     patches["thk"][0], patches["topg"][0] = 0, -3000
     predicted = patches["thk"][:, -1].copy()
     predicted[1] += np.resize(np.arange(1.0, 101), (40, 40)) * np.resize([1, -1], (40, 1))
-    spread = np.full((2, 40, 40), 25.24, np.float32)
+    spread = np.full((2, 40, 40), 25.2, np.float32)
     spread[0] = np.nan
     settings = FLAT | {"uncertainty": FIT, "base": "surface"}
     found = evaluate.score_types({"model": predicted}, patches, settings, np.arange(2), spread)[1]

@@ -59,25 +59,25 @@ def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
 
 
 def test_half_width_by_hand():
-    """e (3.98 + 0.02)^0.5 (98.98 + 0.02)^0.5 - 0.02; unknown types take the factor of all."""
+    """e (3.9 + 0.1)^0.5 (98.9 + 0.1)^0.5 - 0.1; unknown types take the factor of all."""
     fit = {"intercept": 1.0, "slope": 0.5, "relative": True,
            "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
-    spread = np.array([[3.98, 3.98, 3.98, 3.98, 0, np.nan]])
-    thk = np.full(spread.shape, 98.98)
+    spread = np.array([[3.9, 3.9, 3.9, 3.9, 0, np.nan]])
+    thk = np.full(spread.shape, 98.9)
     types = {"grounded": np.array([[1, 0, 0, 1, 0, 1]], bool),
              "floating": np.array([[0, 1, 0, 0, 0, 0]], bool),
              "margin": np.array([[0, 0, 0, 1, 0, 0]], bool)}
-    width, least = np.e * np.sqrt(4 * 99) - 0.02, np.e * np.sqrt(0.02 * 99) - 0.02
+    width, least = np.e * np.sqrt(4 * 99) - 0.1, np.e * np.sqrt(0.1 * 99) - 0.1
     np.testing.assert_allclose(
         uncertainty.half_width(spread, thk, types, fit),
         [[1.5 * width, 2 * width, 2 * width, 3 * width, 2 * least, 0]], rtol=1e-6)
     alone = uncertainty.half_width(spread, thk, types, fit | {"relative": False})
-    assert alone[0, 1] == pytest.approx(2 * (np.e * 2 - 0.02), rel=1e-6)
+    assert alone[0, 1] == pytest.approx(2 * (np.e * 2 - 0.1), rel=1e-6)
     uneven = np.zeros((1, 30))
     uneven[0, 15] = 9 * 99  # 99 m around, over 9 cells
     around = uncertainty.unit(uneven, relative=True)
     np.testing.assert_allclose(around[0, 11:20], 99.02)
-    np.testing.assert_allclose(around[0, [0, 10, 20]], 0.02)
+    np.testing.assert_allclose(around[0, [0, 10, 20]], 0.1)
 
 
 def test_crps_of_known_distributions():
