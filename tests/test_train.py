@@ -16,6 +16,7 @@ from conftest import REPOSITORY, SMALL_WINDOW, example_settings, run_main, write
 import evaluate
 import model
 import prepare_data
+import runs
 import train
 import uncertainty
 import utils
@@ -490,7 +491,7 @@ def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, s
     validation = [row["validation_rmse_m_stage2"] for row in rows]
     path = tf.train.latest_checkpoint(utils.CHECKPOINTS / "tiny" / "best")
     assert path.endswith(f"ckpt-{np.argmin(validation) + 1}")
-    layers = model.load_layers(small_settings)
+    layers = runs.load_layers(small_settings)
     numbers = prepare_data.in_split(small_patches, "validation")
     thk, topg = model.chain_levels(small_patches, numbers, small_settings)
     predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
@@ -506,11 +507,11 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
     train.train(small_patches, small_settings)
     rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
-    epoch = model.best_checkpoint("tiny")[1]
+    epoch = runs.best_checkpoint(runs.read_settings("tiny"))[1]
     assert epoch == 12 != np.argmin(validation) + 1
     last = train.make_state(small_settings, utils.CHECKPOINTS / "tiny")["layers"]
     for one, other in zip(model.list_weights(last), model.list_weights(
-            model.load_layers(small_settings)), strict=True):
+            runs.load_layers(small_settings)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -544,7 +545,7 @@ def test_calibration_finds_the_quantiles_of_a_made_error_field(
     utils.write_json(utils.CHECKPOINTS / "tiny" / "settings.json",
                      small_settings | {"validation": held_out > 0})
     assert train.calibrate("tiny", small_patches) is None
-    fit = model.read_settings("tiny")["uncertainty"]
+    fit = runs.read_settings("tiny")["uncertainty"]
     assert fit["slope"] == pytest.approx(0.8, abs=0.1)
     assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
     assert set(fit["factors"]) == {"all", "grounded", "floating"}
@@ -691,7 +692,7 @@ def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder,
     assert status == 2
     assert "run x4 was trained for 4x, not for 8x" in said
     assert train.main([*QUICK, "--lr", "0.01", "--restart"]) == 0
-    assert model.read_settings("x4")["learning_rate"] == 0.01
+    assert runs.read_settings("x4")["learning_rate"] == 0.01
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -739,7 +740,7 @@ def test_runs_on_other_maps_keep_to_themselves(small_patches, folder, capsys):
     assert f"run x4 was trained on small.nc, not on {path}" in said
     assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--batch-size", "70",
                        "--epochs", "1", "--seeds", "1"]) == 0
-    made = model.read_settings("new")["patches"]
+    made = runs.read_settings("new")["patches"]
     assert made == f"data/patches_x4_{utils.file_sha256(path)[:8]}.nc"
     assert prepare_data.read_patches(made)["data"]["source"] == "other.nc"
     assert prepare_data.read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
@@ -749,7 +750,7 @@ def test_another_run_on_the_same_patches(small_patches, folder, capsys):
     """The scale is that of the patches; settings remember the file."""
     assert train.main(["--patches", "data/patches_x4.nc", "--run", "other", "--recipe", "map",
                        "--epochs", "1", "--seeds", "1"]) == 0
-    settings = model.read_settings("other")
+    settings = runs.read_settings("other")
     assert (settings["scale"], settings["patches"]) == (4, "data/patches_x4.nc")
     Path("data/patches_x4.nc").rename("data/moved.nc")
     assert train.main(["--patches", "data/moved.nc", "--run", "other", "--recipe", "map",

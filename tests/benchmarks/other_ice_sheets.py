@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import downscale
 import maps
-import model
+import runs
 import utils
 from evaluate import METHODS
 
@@ -87,7 +87,7 @@ def make_maps(path):
 
 def score(run, thk, topg, spacing_m):
     """RMSE [m] of every method in a hindcast of a map in memory: {method: rmse_m}."""
-    settings, scale, chain = model.open_run(run)
+    settings, scale, chain = runs.open_run(run)
     y, x = (spacing_m * np.arange(n) for n in thk.shape)
     fine, coarse = downscale.coarsen(maps.make_map(x, y, thk, topg.astype(np.float32)), scale)
     with contextlib.redirect_stdout(io.StringIO()):  # no progress

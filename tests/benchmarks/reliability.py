@@ -29,6 +29,7 @@ import evaluate
 import maps
 import model
 import prepare_data
+import runs
 import train
 import utils
 
@@ -68,10 +69,10 @@ def constant_fit(error, spread, types):
 
 def score_patches(run):
     """Print the tables of a run on its test patches and draw reliability.png."""
-    settings = model.read_settings(run)
+    settings = runs.read_settings(run)
     fit = settings["uncertainty"]
     patches = prepare_data.find_patches(run, settings["scale"], trained=settings)[1]
-    layers = model.load_layers(settings)
+    layers = runs.load_layers(settings)
     parts = [drawn_patches(patches, numbers, settings)
              for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in ("thk", "topg")}
@@ -147,7 +148,7 @@ def draw(run, settings, by_type, scores):
 
 def score_map(run, ice_map):
     """utils.score_intervals of a hindcast, {part: entry}; of the map in memory or as read."""
-    settings, scale, chain = model.open_run(run)
+    settings, scale, chain = runs.open_run(run)
     fine, coarse = downscale.coarsen(ice_map, scale)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # no progress
