@@ -14,8 +14,10 @@ same: there all sizes are equal, and bringing a field from level to level leaves
 import contextlib
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +58,19 @@ def hold_messages():
             held_messages.extend(kept.read().decode(errors="replace").splitlines())
 
 
+def stop_import(number, frame):
+    """End at once on Ctrl-C or a kill, which in the middle of an import is a page of traceback."""
+    os.write(1, b"\nstopped\n")
+    os._exit(130)
+
+
+# Nothing is half-written yet; afterwards signals do what they did.
+handlers = {each: signal.signal(each, stop_import) for each in (signal.SIGINT, signal.SIGTERM)
+            if threading.current_thread() is threading.main_thread()}
 with hold_messages():
     import tensorflow as tf
+for each, handler in handlers.items():
+    signal.signal(each, handler)
 
 # The settings of a run, a dict that train.make_settings makes and settings.json keeps. Every
 # function here that takes `settings` takes this one.
@@ -241,9 +254,9 @@ def stage_channels(thk, topg, topg_before, settings):
     x) m. Of these settings["channels"] names the ones that are taken. With bed_levels 2 the bed at
     the level before is given as what this level has more than it.
     """
-    channels = [thk / settings["data"]["thk_norm_m"]]
+    channels = [thk / settings["data"]["thk_norm_m"]]  # never 0, see train.train
     if "topg" in settings["channels"]:
-        topg_norm_m = settings["data"]["topg_norm_m"]
+        topg_norm_m = settings["data"]["topg_norm_m"] or 1.0  # a bed at 0 m throughout
         channels.append(topg / topg_norm_m)
         if settings["bed_levels"] == 2:
             # Steps between levels are small beside the bed's range; ten times larger train faster.

@@ -348,9 +348,13 @@ def calibrate(run, patches):
     if not settings["average_turns"]:
         raise InputError(f"run {run} does not average over turns, which tell how sure it is")
     layers = runs.load_layers(settings)
-    fit = uncertainty.fit_intervals([
-        calibration_part(layers, patches, numbers, settings)
-        for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)])
+    parts = [calibration_part(layers, patches, numbers, settings)
+             for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)]
+    parts = [part for part in parts if part[2]["all"].any()]
+    if not parts:
+        print("note: not calibrated: there is no ice in the patches that were drawn for it")
+        return
+    fit = uncertainty.fit_intervals(parts)
     runs.write_settings(settings | {"uncertainty": fit})
     factors = ", ".join(f"{name} {value:.2f}" for name, value in fit["factors"].items())
     print(f"calibrated on {fit['blocks']['all']} patches trained on and {fit['held_out']} held "
@@ -434,6 +438,9 @@ def train_locked(args, fold):
     if model.needs_topg(settings) and patches["topg"] is None:
         raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
                          "--channels thk")
+    if not patches["data"]["thk_norm_m"] > 0:
+        raise InputError(f"{path}: no ice in the patches to train on, nothing can be learnt from "
+                         "them; choose another --window or --seed with prepare_data.py")
     last = old["data"] if old else {}
     data = patches["data"] | {
         "densities": args.densities or last.get("densities", patches["data"]["densities"])}
@@ -560,8 +567,8 @@ def parse_arguments(argv):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: expected 0 or more")
+    if not 0 <= args.seed <= 2**32 - (args.seeds or 1):  # more, TensorFlow does not take
+        raise InputError(f"--seed {args.seed}: expected 0 to {2**32 - (args.seeds or 1)}")
     if args.synthetic and (args.input is not None or args.patches is not None):
         raise InputError("--synthetic: leave out --input and --patches, or --synthetic")
     is_named = args.run is not None

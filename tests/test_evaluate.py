@@ -387,7 +387,7 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
     # Results without their checkpoints still compare, but have no training to show.
     shutil.rmtree(folder / "checkpoints")
     evaluate.main(["--compare", "bare"])
-    assert "no training curve of bare" in capsys.readouterr().out
+    assert "bare/history.csv is missing: there is no curve" in capsys.readouterr().out
     assert (folder / "results/compare_bare.csv").exists()
     assert not (folder / "results/compare_bare_training.png").exists()
 
@@ -461,4 +461,4 @@ def test_results_of_an_older_version_are_named(folder, capsys):
     utils.write_json("results/old/metrics.json", {"run": "old", "test": {"ratio": 0.1}})
     status, said = run_main(evaluate.main, ["--compare", "old"], capsys)
     assert status == 2
-    assert "results/old/metrics.json: no recipe in it: damaged, or written by an older version" in said
+    assert "results/old/metrics.json: no recipe in it: damaged, or written by an older" in said
