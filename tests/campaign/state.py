@@ -57,7 +57,7 @@ def start(folder, script, argv, shim=None):
         os.chdir(folder)
         for name, stream in (("out", 1), ("err", 2)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         sys.argv = [f"{script.__name__}.py", *argv]
@@ -314,7 +314,7 @@ def damaged(case, rng, whole):
         how = damage_json(path, rng)
     else:
         files = [path for path in (case / "checkpoints").rglob("*") if path.is_file()]
-        files += [path for path in (case / "results").rglob("*.json")]
+        files += (case / "results").rglob("*.json")
         path = files[int(rng.integers(len(files)))]
         how = damage_bytes(path, rng)
     status, _, said = run(case, script, argv)
