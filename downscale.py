@@ -27,6 +27,7 @@ import flow
 import maps
 import model
 import prepare_data
+import runs
 import uncertainty
 import utils
 from figures import METHODS
@@ -157,7 +158,7 @@ def cut_tile(ice_map, axes, bed, tile, scale, bed_is_needed):
 def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile", part=(1, 1)):
     """Make a whole map, or a part of it (see map_tiles), finer, tile by tile, with progress.
 
-    chain(thk, topg): see model.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
+    chain(thk, topg): see runs.open_run; ice_map, bed: see cut_tile; settings: of the run. Yields
     rows, columns (slices of the fine map) and what is in them: thickness {method: (y, x) float32
     m}, NaN where nothing is known, and topg (y, x) m or None. thickness has the model, with
     baselines those of model.baselines, of a calibrated run its uncertainty: uncertainty.half_width.
@@ -344,9 +345,9 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
     """
     utils.check_output(output, map_file, bed_file)
     options = maps.NO_OPTIONS | (options or {})
-    settings, scale, chain = model.open_run(run, scale, options["densities"])
+    settings, scale, chain = runs.open_run(run, scale, options["densities"])
     used = with_turns(utils.with_densities(settings, options["densities"]), turns)
-    of_map, weights = map_options_beside(options, settings, bed_file), model.weights_sha256(run)
+    of_map, weights = map_options_beside(options, settings, bed_file), runs.weights_sha256(run)
     several = not isinstance(record, int)
     ice_map = maps.read_map(map_file, 0 if several else record, **of_map)
     numbers, time_axis, sha256 = [record], None, ice_map["sha256"]
@@ -397,7 +398,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
             "model_run": run, "model_settings": json.dumps(settings),
             "model_weights_sha256": weights,
             "model_training_citation": settings["data"]["citation"],
-            "model_scores": json.dumps(utils.run_scores(run, weights)),
+            "model_scores": json.dumps(runs.run_scores(run, weights)),
             "uncertainty": fit and (
                 "thk - thk_uncertainty (0 where that is less) to thk + thk_uncertainty covers 90 % "
                 f"of the cells of {fit['blocks']['all']} patches of {settings['data']['source']} "
@@ -460,7 +461,7 @@ def map_provenance(settings, ice_map, bed, scale):
     return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
             "map_sha256": ice_map["sha256"], "record": ice_map["record_text"], **of_bed,
             "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
-            "weights_sha256": model.weights_sha256(settings["run"]), "settings": settings}
+            "weights_sha256": runs.weights_sha256(settings["run"]), "settings": settings}
 
 
 # ---------------------------------------------------------------- hindcasts
@@ -560,7 +561,7 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
     Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png; returns the metrics.
     """
     options = maps.NO_OPTIONS | (options or {})
-    settings, scale, chain = model.open_run(run, scale, options["densities"])
+    settings, scale, chain = runs.open_run(run, scale, options["densities"])
     used = with_turns(utils.with_densities(settings, options["densities"]), turns)
     ice_map = maps.read_map(map_file, record, **map_options_beside(options, settings, bed_file))
     prepare_data.print_map_notes(ice_map)

@@ -16,20 +16,29 @@ import figures
 import maps
 import model
 import prepare_data
+import runs
 import uncertainty
 import utils
 from figures import METHODS
 from utils import InputError
 
+SCORES = {  # what is read of metrics.json, see runs.misfit
+    "errors": {None: dict.fromkeys(("mse", "rmse_m", "mae_m", "bias_m"), float),
+               "bicubic": {}, "model": {}},
+    "won": {None: float}}
+METRICS = {
+    **dict.fromkeys(("run", "recipe", "source", "degrade", "split", "command", "weights_sha256"),
+                    str),
+    "scale": utils.SCALES, "synthetic": bool, "epoch": int, "n_test": int, "split_seed": int,
+    "test": SCORES, "stages": [SCORES | {"from_km": float, "to_km": float}], "settings": dict}
+
 
 def read_metrics(run):
     """The metrics of a run, from results/<run>/metrics.json; InputError where there are none."""
     path = utils.RESULTS / run / "metrics.json"
-    metrics = utils.read_json(path, f"evaluate the run first: python evaluate.py --run {run}")
-    if "errors" not in metrics.get("test", {}):
-        raise InputError(f"{path}: written by an older version; evaluate the run again: python "
-                         f"evaluate.py --run {run}")
-    return metrics
+    again = " again" if path.exists() else " first"
+    return runs.read_checked(path, METRICS, f"evaluate the run{again}: python evaluate.py --run "
+                             f"{run}")
 
 
 # ---------------------------------------------------------------- scores
@@ -261,18 +270,19 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
     maps.map_options; count: rows of comparison.png. Without draw only metrics.json and metrics.csv
     are written.
     """
-    settings = model.read_settings(run)
+    settings = runs.read_settings(run)
     patches = prepare_data.find_patches(run, settings["scale"], input_file, trained=settings,
                                         options=options)[1]
-    layers = model.load_layers(settings)
+    layers = runs.load_layers(settings)
+    about = {"epoch": runs.best_checkpoint(settings)[1],
+             "weights_sha256": runs.weights_sha256(run)}
     settings = utils.with_densities(settings, (options or {}).get("densities"))
     numbers, all_numbers = prepare_data.in_split(patches, "test"), np.arange(len(patches["thk"]))
     predicted = all_numbers if draw else numbers  # the window is a figure
     predictions, spread = model.predict_patches(layers, patches, settings, predicted)
-    history = utils.read_table(utils.CHECKPOINTS / run / "history.csv")
+    history = runs.read_history(run)
     tested = np.isin(predicted, numbers)
-    metrics = measure(predictions[:, tested], patches, settings, numbers, spread[tested]) | {
-        "epoch": model.best_checkpoint(run)[1], "weights_sha256": model.weights_sha256(run)}
+    metrics = measure(predictions[:, tested], patches, settings, numbers, spread[tested]) | about
     folder = utils.RESULTS / run
     utils.write_json(folder / "metrics.json", metrics)
     utils.write_table(folder / "metrics.csv", metrics_rows(metrics))
@@ -292,7 +302,7 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
     made_by = {key: metrics[key] for key in ("settings", "citation", "weights_sha256")}
     plots = {"comparison": figures.plot_comparison(metrics, patches, by_method, count),
              "window": figures.plot_window(metrics, patches, by_method),
-             "training": figures.plot_training(metrics, history),
+             **({"training": figures.plot_training(metrics, history)} if history else {}),
              "patches": figures.plot_patches(metrics, patches, by_method),
              "spectrum": figures.plot_spectrum(metrics)}
     if metrics["uncertainty"]:
@@ -353,7 +363,7 @@ def main(argv=None):
     else:
         options = maps.map_options(args)
         run = utils.check_run_name(args.run if args.run is not None else f"x{args.scale or 8}")
-        scale = model.read_settings(run)["scale"]
+        scale = runs.read_settings(run)["scale"]
         if args.scale not in (None, scale):
             raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
                              "--scale")

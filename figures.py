@@ -17,6 +17,7 @@ import scipy.ndimage
 import maps
 import prepare_data
 import utils
+from runs import read_history
 
 # ---- Settings ---------------------------------------------------------------------------------
 METHODS = {                    # what is compared with the label: name and colour
@@ -325,19 +326,17 @@ def plot_times(metrics_of_runs, title):
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     lines = {}  # the same test patches give the same two lines: drawn once
     for metrics in metrics_of_runs:
-        history_path = utils.CHECKPOINTS / metrics["run"] / "history.csv"
-        if not history_path.exists():
-            print(f"note: {history_path} is missing: no training curve of {metrics['run']}")
+        history = read_history(metrics["run"])
+        if not history:
             continue
-        history = utils.read_table(history_path)
         seconds, errors = [row["seconds"] for row in history], metrics["test"]["errors"]
         training, validation = ([row[f"{part}_rmse_m_stage{len(metrics['stages'])}"]
                                  for row in history] for part in ("train", "validation"))
         (line,) = axes.loglog(seconds, training, linewidth=1, label=metrics["run"])
         if validation[0] is not None:
             axes.loglog(seconds, validation, "--", linewidth=1, color=line.get_color())
-        at = next(row["seconds"] for row in history if row["epoch"] == metrics["epoch"])
-        axes.plot(at, errors["model"]["rmse_m"], "*", color=line.get_color(),
+        at = [row["seconds"] for row in history if row["epoch"] == metrics["epoch"]]
+        axes.plot(at, [errors["model"]["rmse_m"]] * len(at), "*", color=line.get_color(),
                   markeredgecolor="black", markersize=12)
         for method in [method for method in MAPPED[:-1] if method in errors]:
             lines.setdefault((method, round(errors[method]["rmse_m"], 3)), []).append(

@@ -14,8 +14,10 @@ same: there all sizes are equal, and bringing a field from level to level leaves
 import contextlib
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +58,19 @@ def hold_messages():
             held_messages.extend(kept.read().decode(errors="replace").splitlines())
 
 
+def stop_import(number, frame):
+    """End at once on Ctrl-C or a kill, which in the middle of an import is a page of traceback."""
+    os.write(1, b"\nstopped\n")
+    os._exit(130)
+
+
+# Nothing is half-written yet; afterwards signals do what they did.
+handlers = {each: signal.signal(each, stop_import) for each in (signal.SIGINT, signal.SIGTERM)
+            if threading.current_thread() is threading.main_thread()}
 with hold_messages():
     import tensorflow as tf
+for each, handler in handlers.items():
+    signal.signal(each, handler)
 
 # The settings of a run, a dict that train.make_settings makes and settings.json keeps. Every
 # function here that takes `settings` takes this one.
@@ -193,75 +206,6 @@ def count_operations(settings, side):
     return operations
 
 
-# ---------------------------------------------------------------- a trained run
-
-
-def read_settings(run):
-    """The settings of a run (see SETTINGS), from checkpoints/<run>/settings.json.
-
-    Raises InputError where there are none, or where an older version of this program wrote them.
-    """
-    path = utils.CHECKPOINTS / run / "settings.json"
-    settings = utils.read_json(
-        path, f"train the run first: python train.py --run {run} --scale 2|4|8|16")
-    for key in SETTINGS:
-        if key not in settings and key != "uncertainty":
-            raise utils.InputError(f"{path}: no {key} in it: trained by an older version; train "
-                                   "again with --restart")
-    return settings
-
-
-def best_checkpoint(run):
-    """Path and epoch of the layers of a run's best epoch; InputError where there are none."""
-    folder = utils.CHECKPOINTS / run / "best"
-    path = tf.train.latest_checkpoint(folder)
-    if path is None:
-        raise utils.InputError(f"{folder}: no checkpoint; train the run first: python train.py "
-                               f"--run {run}")
-    return path, int(path.rpartition("-")[2])
-
-
-def weights_sha256(run):
-    """Checksum of the weights of a run: results that quote it are of these weights."""
-    return utils.file_sha256(f"{best_checkpoint(run)[0]}.data-00000-of-00001")
-
-
-def load_layers(settings):
-    """The trained layers of a run: those of its best epoch. InputError where they do not fit."""
-    layers = build_layers(settings)
-    restore(tf.train.Checkpoint(layers=layers), best_checkpoint(settings["run"])[0])
-    return layers
-
-
-def restore(checkpoint, path):
-    """Restore everything in a tf.train.Checkpoint from `path`; InputError where it does not fit."""
-    try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError, LookupError, tf.errors.OpError) as error:
-        raise utils.InputError(
-            f"{path}: not the layers that settings.json describes, or damaged "
-            f"({utils.one_line(error)[:200]}); train again with --restart") from None
-
-
-def open_run(run, scale=None, densities=None):
-    """A trained run for whole maps: its settings, the scale, and its chain, see predict.
-
-    scale: may be smaller than the run's; the last stages of its layers do that. densities: in place
-    of the run's in the chain [kg m-3]; its settings stay what they are. Raises InputError where
-    there is no such run or it has too few stages.
-    """
-    settings = read_settings(run)
-    scale = scale or settings["scale"]
-    if scale > settings["scale"]:
-        raise utils.InputError(f"run {run} was trained for {settings['scale']}x, not for {scale}x; "
-                               "choose a --scale up to that or another --run")
-    if scale != settings["scale"]:  # an uncertainty is that of the whole chain
-        settings.pop("uncertainty", None)
-    last = dict(list(load_layers(settings).items())[-count_stages(scale):])
-    used = utils.with_densities(settings, densities)
-    return settings, scale, compile_chain(last, used, whole_map=True)
-
-
 # ---------------------------------------------------------------- what a stage corrects and sees
 
 
@@ -311,9 +255,9 @@ def stage_channels(thk, topg, topg_before, settings):
     x) m. Of these settings["channels"] names the ones that are taken. With bed_levels 2 the bed at
     the level before is given as what this level has more than it.
     """
-    channels = [thk / settings["data"]["thk_norm_m"]]
+    channels = [thk / settings["data"]["thk_norm_m"]]  # never 0, see train.train
     if "topg" in settings["channels"]:
-        topg_norm_m = settings["data"]["topg_norm_m"]
+        topg_norm_m = settings["data"]["topg_norm_m"] or 1.0  # a bed at 0 m throughout
         channels.append(topg / topg_norm_m)
         if settings["bed_levels"] == 2:
             # Steps between levels are small beside the bed's range; ten times larger train faster.

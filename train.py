@@ -17,10 +17,10 @@ results/<run>/.
 
 import argparse
 import math
-import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +29,7 @@ import figures
 import maps
 import model
 import prepare_data
+import runs
 import uncertainty
 import utils
 from model import tf  # imported there, where its start-up messages are held back
@@ -242,80 +243,31 @@ def make_validation(layers, patches, numbers, settings):
         stage_errors(layers, thk, topg, settings), axis=1)))
 
 
-def make_state(settings, folder):
-    """All that a run carries from epoch to epoch, and where it is saved: a dict.
-
-    layers, best_layers (see train), optimizer, epoch,
-    best_epoch, best_rmse_m: TensorFlow's, made here once. latest, best: checkpoint managers of all
-    of it and of the best layers. history: rows of history.csv.
-    The latest checkpoint is restored where there is one. Raises InputError where it does not fit.
-    """
-    tf.keras.utils.set_random_seed(settings["seed"])
-    state = {
-        "layers": model.build_layers(settings), "best_layers": model.build_layers(settings),
-        "optimizer": tf.keras.optimizers.Adam(settings["learning_rate"],
-                                              epsilon=settings["adam_epsilon"]),
-        "epoch": tf.Variable(0, dtype=tf.int64), "best_epoch": tf.Variable(0, dtype=tf.int64),
-        "best_rmse_m": tf.Variable(np.inf, dtype=tf.float32)}
-    state["optimizer"].build(model.list_weights(state["layers"]))
-    checkpoint = tf.train.Checkpoint(**state)
-    latest = tf.train.CheckpointManager(checkpoint, folder / "latest", max_to_keep=1)
-    best = tf.train.CheckpointManager(
-        tf.train.Checkpoint(layers=state["best_layers"], epoch=state["best_epoch"]),
-        folder / "best", max_to_keep=1)
-    history = []
-    if latest.latest_checkpoint:
-        model.restore(checkpoint, latest.latest_checkpoint)
-        history = [row for row in utils.read_table(folder / "history.csv")
-                   if row["epoch"] <= state["epoch"]]
-    return state | {"latest": latest, "best": best, "history": history}
-
-
-def keep_as_best(state):
-    """Take the layers as they are for the best ones."""
-    state["best_epoch"].assign(state["epoch"])
-    for kept, weight in zip(model.list_weights(state["best_layers"]),
-                            model.list_weights(state["layers"]), strict=True):
-        kept.assign(weight)
-
-
-def save_state(state, folder):
-    """Write the checkpoints and history.csv of a run. Raises InputError where that fails."""
-    try:
-        # latest goes last: whatever a kill interrupts, it is made again from the latest before.
-        state["best"].save(checkpoint_number=state["best_epoch"])
-        utils.write_table(folder / "history.csv", state["history"])
-        state["latest"].save(checkpoint_number=state["epoch"])
-    except tf.errors.OpError as error:
-        raise InputError(f"{folder}: the checkpoint cannot be written; is the disk full or the "
-                         f"folder read-only? ({utils.one_line(error)[:200]})") from None
-
-
 def train(patches, settings):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
     patches: see prepare_data.make_patches; settings: see model.SETTINGS.
-    Writes checkpoints/<run>/: settings.json, history.csv, latest/ (all that make_state names) and
+    Writes checkpoints/<run>/: settings.json, history.csv, latest/ (all of runs.make_state) and
     best/ (the layers of the epoch with the least validation error; with the cosine schedule or
     without validation those of the latest).
     Returns True when the run is complete, False when it was stopped by a signal. Raises InputError
     where the checkpoint does not fit, ArithmeticError at a NaN.
     """
-    folder = utils.CHECKPOINTS / settings["run"]
     training, validation = prepare_data.training_numbers(patches, settings)
-    state = {"lock": utils.hold(folder)} | make_state(settings, folder)
-    layers, optimizer, history = state["layers"], state["optimizer"], state["history"]
+    state = runs.make_state(settings)
+    objects, history = state["objects"], state["history"]
+    layers, optimizer = objects["layers"], objects["optimizer"]
     train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
     validate = make_validation(layers, patches, validation, settings) if len(validation) else None
     places = find_places(patches, training, settings) if settings["augment"] else None
-    if history:
-        print(f"resuming after epoch {int(state['epoch'])}")
-    utils.write_json(folder / "settings.json", settings | {"versions": utils.versions()})
+    first, seconds_before = int(objects["epoch"]) + 1, history[-1]["seconds"] if history else 0.0
+    if first > 1:
+        print(f"resuming after epoch {first - 1}")
+    runs.write_settings(settings | {"versions": utils.versions()})
 
     signals = []  # a signal only ends the loop between epochs, never inside one
     handlers = {each: signal.signal(each, lambda number, frame: signals.append(number))
                 for each in (signal.SIGINT, signal.SIGTERM)}
-    first, seconds_before = int(state["epoch"]) + 1, history[-1]["seconds"] if history else 0.0
     started = saved = time.monotonic()
     try:
         for epoch in range(first, settings["epochs"] + 1):
@@ -325,15 +277,15 @@ def train(patches, settings):
             rmse_m, finite = train_epoch(*([tf.constant(level) for level in field]
                                            for field in drawn))
             if not (finite and np.isfinite(rmse_m).all()):
-                raise ArithmeticError(not_a_number(epoch, state["latest"].latest_checkpoint))
-            state["epoch"].assign(epoch)
+                raise ArithmeticError(not_a_number(epoch, settings["run"]))
+            objects["epoch"].assign(epoch)
             validation_rmse_m = validate().numpy() if validate else [None] * len(layers)
             if validate is None or settings["schedule"] == "cosine":
                 # While the rate is high, a low error on a few patches is luck: the last is better.
-                keep_as_best(state)
-            elif validation_rmse_m[-1] < state["best_rmse_m"]:
-                state["best_rmse_m"].assign(validation_rmse_m[-1])
-                keep_as_best(state)
+                runs.keep_as_best(state)
+            elif validation_rmse_m[-1] < objects["best_rmse_m"]:
+                objects["best_rmse_m"].assign(validation_rmse_m[-1])
+                runs.keep_as_best(state)
 
             now = time.monotonic()
             row = {"epoch": epoch, "seconds": round(seconds_before + now - started, 3),
@@ -346,16 +298,16 @@ def train(patches, settings):
             utils.show_progress("epoch", epoch, settings["epochs"],
                                 (now - started) / (epoch - first + 1), f"stage RMSE{text} m   ")
             if signals or now - saved > SAVE_EVERY_S or epoch == settings["epochs"]:
-                save_state(state, folder)
+                runs.save_state(state, settings)
                 saved = now
             if signals:
                 break
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
-        if int(state["epoch"]) < settings["epochs"]:
+        if int(objects["epoch"]) < settings["epochs"]:
             print()  # after a line of progress that was to be overwritten
-    return int(state["epoch"]) >= settings["epochs"]
+    return int(objects["epoch"]) >= settings["epochs"]
 
 
 def expected_minutes(settings):
@@ -366,9 +318,10 @@ def expected_minutes(settings):
     return settings["epochs"] * 140 * 3 * model.count_operations(settings, 41) / RATE / 60
 
 
-def not_a_number(epoch, checkpoint):
-    """What to say of a training that diverged in `epoch`; checkpoint: the latest path, or None."""
-    kept = f"{checkpoint} is kept" if checkpoint else "no checkpoint was written yet"
+def not_a_number(epoch, run):
+    """What to say of the training of a run that diverged in `epoch`."""
+    kept = [f"{path} is kept" for path in runs.list_checkpoints(runs.folder_of(run) / "latest")]
+    kept = kept[0] if kept else "no checkpoint was written yet"
     return (f"the loss of epoch {epoch} is not a number; {kept}; try a lower --lr with --restart "
             "or another --run")
 
@@ -398,15 +351,18 @@ def calibration_part(layers, patches, numbers, settings):
 
 def calibrate(run, patches):
     """Fit how sure a run is and write that to its settings.json: see uncertainty.fit_intervals."""
-    settings = model.read_settings(run)
+    settings = runs.read_settings(run)
     if not settings["average_turns"]:
         raise InputError(f"run {run} does not average over turns, which tell how sure it is")
-    layers = model.load_layers(settings)
-    fit = uncertainty.fit_intervals([
-        calibration_part(layers, patches, numbers, settings)
-        for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)],
-        settings["channels"] == "relative")
-    utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings | {"uncertainty": fit})
+    layers = runs.load_layers(settings)
+    parts = [calibration_part(layers, patches, numbers, settings)
+             for numbers in prepare_data.training_numbers(patches, settings) if len(numbers)]
+    parts = [part for part in parts if part[-1]["all"].any()]
+    if not parts:
+        print("note: not calibrated: there is no ice in the patches that were drawn for it")
+        return
+    fit = uncertainty.fit_intervals(parts, settings["channels"] == "relative")
+    runs.write_settings(settings | {"uncertainty": fit})
     factors = ", ".join(f"{name} {value:.2f}" for name, value in fit["factors"].items())
     print(f"calibrated on {fit['blocks']['all']} patches trained on and {fit['held_out']} held "
           f"out: factors {factors}")
@@ -452,21 +408,32 @@ def check_same_settings(old, settings):
 
 def is_finished(settings):
     """Whether a run is trained to its last epoch and evaluated after that."""
-    history = utils.CHECKPOINTS / settings["run"] / "history.csv"
-    metrics = utils.RESULTS / settings["run"] / "metrics.json"
-    return (history.exists() and utils.read_table(history)[-1]["epoch"] >= settings["epochs"]
-            and metrics.exists() and metrics.stat().st_mtime >= history.stat().st_mtime)
+    run = settings["run"]
+    latest = runs.list_checkpoints(runs.folder_of(run) / "latest")
+    metrics = utils.RESULTS / run / "metrics.json"
+    return (bool(latest) and int(runs.epoch_of(latest[0])) >= settings["epochs"]
+            and metrics.exists() and metrics.stat().st_mtime >= Path(
+                f"{latest[0]}.index").stat().st_mtime
+            and evaluate.read_metrics(run)["weights_sha256"] == runs.weights_sha256(run))
 
 
 def train_run(args, fold=()):
     """Train the run of these arguments (on a fold, (2, 5)) and evaluate it; returns exit status.
 
+    0: done; 1: the training diverged; 130: stopped. Raises InputError while another process does.
+
     A run of several (--seeds, --crossval) that is trained and evaluated already is left as it is.
     """
+    with runs.lock(args.run):
+        return train_locked(args, fold)
+
+
+def train_locked(args, fold):
+    """train_run, once no other process can train that run."""
     device = model.set_up_device()  # before TensorFlow does anything else
     old = None  # settings of the run, where it exists and is to go on
     if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
-        old = model.read_settings(args.run)
+        old = runs.read_settings(args.run)
     settings = make_settings(args)
     if old and old["scale"] != args.scale:
         raise InputError(f"run {args.run} was trained for {old['scale']}x, not for {args.scale}x; "
@@ -478,6 +445,9 @@ def train_run(args, fold=()):
     if model.needs_topg(settings) and patches["topg"] is None:
         raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
                          "--channels thk")
+    if not patches["data"]["thk_norm_m"] > 0:
+        raise InputError(f"{path}: no ice in the patches to train on, nothing can be learnt from "
+                         "them; choose another --window or --seed with prepare_data.py")
     last = old["data"] if old else {}
     data = patches["data"] | {
         "densities": args.densities or last.get("densities", patches["data"]["densities"])}
@@ -489,8 +459,7 @@ def train_run(args, fold=()):
             print(f"run {args.run}: finished already")
             return 0
     if args.restart:  # its results would no longer be true
-        for folder in (utils.CHECKPOINTS / args.run, utils.RESULTS / args.run):
-            shutil.rmtree(folder, ignore_errors=True)
+        runs.start_over(args.run)
 
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
@@ -614,8 +583,8 @@ def parse_arguments(argv):
         raise InputError("--fold, or --table without --restart, goes with --crossval or --seeds")
     if args.fold is not None and not 1 <= args.fold <= parts:
         raise InputError(f"--fold {args.fold}: expected 1 to {parts}")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: expected 0 or more")
+    if not 0 <= args.seed <= 2**32 - (args.seeds or 1):  # more, TensorFlow does not take
+        raise InputError(f"--seed {args.seed}: expected 0 to {2**32 - (args.seeds or 1)}")
     if args.synthetic and (args.input is not None or args.patches is not None):
         raise InputError("--synthetic: leave out --input and --patches, or --synthetic")
     is_named = args.run is not None
@@ -624,7 +593,7 @@ def parse_arguments(argv):
     args.run = utils.check_run_name(args.run if is_named else f"x{args.scale or 8}")
     if args.scale is None:
         exists = (utils.CHECKPOINTS / args.run / "settings.json").exists()
-        args.scale = (model.read_settings(args.run)["scale"] if exists else
+        args.scale = (runs.read_settings(args.run)["scale"] if exists else
                       8 if args.patches is None else
                       prepare_data.read_patches(args.patches)["scale"])
     # A run with a name has been thought about: it gets the synthetic sheet only when asked for it.
@@ -638,26 +607,28 @@ def main(argv=None):
     figures.choose_screen(show=False)
     if args.calibrate:
         model.set_up_device()
-        calibrate(args.run, prepare_data.find_patches(
+        patches = prepare_data.find_patches(
             args.run, args.scale, args.input, args.patches,
-            trained=model.read_settings(args.run), options=args.options)[1])
+            trained=runs.read_settings(args.run), options=args.options)[1]
+        with runs.lock(args.run):
+            calibrate(args.run, patches)
         return 0
     if not (args.seeds or args.crossval):
         return train_run(args)
-    folds, runs_by_fold, runs = args.crossval or 0, {}, []
+    folds, runs_by_fold, chosen = args.crossval or 0, {}, []
     for fold in range(1, folds + 1) if folds else [0]:
         for number, seed in enumerate(range(args.seed, args.seed + (args.seeds or 1)), 1):
             run = (args.run + (f"_fold{fold}of{folds}" if fold else "")
                    + (f"_seed{seed}" if seed != args.seed else ""))
             runs_by_fold.setdefault(f"fold {fold}" if fold else "test", []).append(run)
             if args.fold in (None, fold or number):
-                runs.append((argparse.Namespace(**vars(args) | {"run": run, "seed": seed}),
-                             (fold, folds) if fold else ()))
-    missing = [each.run for each, _ in runs if not is_finished(make_settings(each))]
+                chosen.append((argparse.Namespace(**vars(args) | {"run": run, "seed": seed}),
+                               (fold, folds) if fold else ()))
+    missing = [each.run for each, _ in chosen if not is_finished(make_settings(each))]
     if args.table and missing:
         raise InputError(f"not trained to the end: {', '.join(missing)}; train them without "
                          "--table")
-    for each, fold in runs:
+    for each, fold in chosen:
         status = train_run(each, fold)
         if status:
             return status

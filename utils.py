@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -24,11 +25,6 @@ import scipy
 import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
 
 # Folders of the three steps, relative to where the scripts are run.
 DATA = Path("data")
@@ -159,42 +155,82 @@ def writing(path):
                       f"({one_line(error)})") from None
 
 
+def sync(path):
+    """Wait until a file or folder is on the disk: what follows may count on it after a power cut.
+
+    Of a file that is its contents, of a folder the names in it.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def make_folder(path):
+    """Make a folder and those above it, where they are not there, for good (see sync)."""
+    path = Path(path)
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def temporary_path(path):
+    """The hidden name beside `path` that this process writes it under: names machine and process.
+
+    What earlier processes of this machine left in that folder when they were killed is removed.
+    """
+    path, mark = Path(path), f".{platform.node()}-"
+    for each in path.parent.glob(f"{mark}*"):
+        number = each.name.removeprefix(mark).split(".")[0]
+        if number.isdigit() and not is_running(int(number)):
+            remove(each)
+    temporary = path.with_name(f"{mark}{os.getpid()}.{path.name}")
+    remove(temporary)  # of a process that had the same number
+    return temporary
+
+
+def remove(path):
+    """Remove a file, or a folder with all that is in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_running(number):
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(number, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
-    A reader sees the old file or the whole new one, never a half; after an error nothing is left.
-    Processes that write one file at once, on several machines too, each have a path of their own.
+    A reader sees the old file or the whole new one, never a half, after a power cut too: the
+    contents are on the disk before the name is switched. After an error nothing is left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{platform.node()}.{os.getpid()}.{path.name}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        temporary = temporary_path(path)
     try:
         yield temporary
         with writing(path):
+            sync(temporary)
             os.replace(temporary, path)
+            sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # where even the folder is not one
             temporary.unlink()
 
-
-def hold(folder):
-    """Keep other processes out of a folder for as long as the file returned is kept.
-
-    Raises InputError where another holds it. A killed process holds nothing. Without effect where
-    the system (Windows) or the disk knows no locks.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{folder}: another process trains this run") from None
-    except (OSError, AttributeError):
-        pass
-    return file
 
 
 def check_output(path, *inputs):
@@ -246,7 +282,7 @@ def read_json(path, hint):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {hint}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({one_line(error)}); {hint}") from None
 
 
@@ -671,22 +707,3 @@ def ratios(errors_by_method):
     return {method: errors_by_method["model"]["mse"] / entry["mse"]
             for method, entry in errors_by_method.items()
             if method != "model" and entry["rmse_m"] >= LEAST_RMSE_M}
-
-
-def run_scores(run, weights_sha256):
-    """RMSE [m] of a run by method, on its test patches and in its hindcasts: a list of dicts.
-
-    Only of the weights of this checksum.
-    """
-    folder, scores = RESULTS / run, []
-    for path in [folder / "metrics.json", *sorted(folder.glob("hindcast_*.json"))]:
-        metrics = read_json(path, "remove it") if path.exists() else {}
-        if metrics.get("weights_sha256") == weights_sha256:
-            is_map = "all" in metrics
-            scores.append({
-                "of": "hindcast of the whole map" if is_map else "test patches",
-                "map": metrics["map" if is_map else "source"], "scale": metrics["scale"],
-                "degrade": metrics["degrade"], "rmse_m": {
-                    method: round(errors["rmse_m"], 2) for method, errors
-                    in metrics["all" if is_map else "test"]["errors"].items()}})
-    return scores

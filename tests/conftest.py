@@ -103,6 +103,17 @@ def example_settings(scale=4, recipe="default", data=None, **changes):
             "crs": {}} | (data or {})} | changes
 
 
+def save_layers(settings, layers, epoch=1):
+    """Save layers as the best ones of a run with these settings, as its training does."""
+    import runs
+    from model import tf
+
+    folder = runs.folder_of(settings["run"]) / "best"
+    runs.save_checkpoint(folder, {"layers": layers, "settings": tf.Variable(
+        runs.settings_sha256(settings))}, epoch)
+    runs.keep_checkpoints(folder, [epoch])
+
+
 @pytest.fixture
 def small_settings(small_patches):
     """Settings of a quick run `tiny` on small_patches."""

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
 import pytest
-from conftest import example_settings, run_main, write_map
+from conftest import example_settings, run_main, save_layers, write_map
 from matplotlib.image import imread
 
 import downscale
@@ -19,6 +19,7 @@ import flow
 import maps
 import model
 import prepare_data
+import runs
 import uncertainty
 import utils
 from model import tf  # not by itself: model says which kernels it takes
@@ -61,7 +62,7 @@ def write_run(run="made", scatter=0.0, data=None, **changes):
         data=DATA | (data or {}))
     layers = scatter_weights(model.build_layers(settings), scatter)
     utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings)
-    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / run / "best" / "ckpt"))
+    save_layers(settings, layers)
     return settings
 
 
@@ -300,10 +301,10 @@ def test_stages_that_are_left_out_are_the_first(folder):
     np.testing.assert_allclose(means(fine["thk"], 2), thk, atol=0.01)
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_settings) == settings
-    layers = model.load_layers(settings)
+    layers = runs.load_layers(settings)
     for weight in model.list_weights({"first": layers["stage1"]}):
         weight.assign(tf.ones_like(weight))
-    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
+    save_layers(settings, layers)
     np.testing.assert_array_equal(downscaled("--run", "made", "--scale", "2")["thk"], fine["thk"])
 
 
@@ -662,7 +663,7 @@ def test_file_says_what_and_where_it_is(folder):
         assert ds.model_run == "made"
         assert json.loads(ds.model_settings)["scale"] == 4
         assert json.loads(ds.model_scores) == []  # not evaluated here
-        assert ds.model_weights_sha256 == model.weights_sha256("made")
+        assert ds.model_weights_sha256 == runs.weights_sha256("made")
         assert ds.source_sha256 == ds.bed_sha256 == utils.file_sha256("coarse.nc")
         assert ds["thk"].standard_name == "land_ice_thickness"
         assert ds["topg"].standard_name == "bedrock_altitude"
@@ -823,7 +824,7 @@ def test_output_is_never_the_map_or_the_bed(folder, capsys, monkeypatch, output)
     (folder / "link.nc").symlink_to("coarse.nc")
     (folder / "bed_link.nc").symlink_to("bed.nc")
     os.link("coarse.nc", "hard.nc")
-    monkeypatch.setattr(model, "open_run", lambda *args: pytest.fail("work before the check"))
+    monkeypatch.setattr(runs, "open_run", lambda *args: pytest.fail("work before the check"))
     monkeypatch.setattr(maps, "read_map", lambda *args: pytest.fail("work before the check"))
     before = [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")]
     status, said = run_main(downscale.main, [folder / "coarse.nc", "--run", "made", "--output",
@@ -890,7 +891,7 @@ def test_hindcast_scores_by_hand(folder, capsys):
         assert place in said
 
     # The file of a finer map quotes it.
-    assert utils.run_scores("made", model.weights_sha256("made")) == [{
+    assert runs.run_scores("made", runs.weights_sha256("made")) == [{
         "of": "hindcast of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
         "rmse_m": {method: round(of_method["rmse_m"], 2)
                    for method, of_method in metrics["all"]["errors"].items()}}]
@@ -971,10 +972,10 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
     save_map("coarse.nc", *rough(16, 16), spacing_m=5000.0)
     metrics = downscale.hindcast("made", "coarse.nc")
     utils.write_json(folder / "results" / "made" / "metrics.json", {
-        "weights_sha256": model.weights_sha256("made"), "source": "patches.nc", "scale": 4,
+        "weights_sha256": runs.weights_sha256("made"), "source": "patches.nc", "scale": 4,
         "degrade": "area", "test": {"errors": {"bicubic": {"rmse_m": 70.126},
                                                "model": {"rmse_m": 30.0}}}})
-    test, whole = utils.run_scores("made", model.weights_sha256("made"))
+    test, whole = runs.run_scores("made", runs.weights_sha256("made"))
     assert test == {"of": "test patches", "map": "patches.nc", "scale": 4, "degrade": "area",
                     "rmse_m": {"bicubic": 70.13, "model": 30.0}}
     assert (whole["map"], whole["rmse_m"]["model"]) == (
@@ -983,9 +984,9 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_scores) == [test, whole]
 
-    layers = scatter_weights(model.load_layers(settings), 0.1)  # trained on
-    tf.train.Checkpoint(layers=layers).save(str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
-    assert utils.run_scores("made", model.weights_sha256("made")) == []
+    layers = scatter_weights(runs.load_layers(settings), 0.1)  # trained on
+    save_layers(settings, layers)
+    assert runs.run_scores("made", runs.weights_sha256("made")) == []
 
 
 def test_formula_on_the_whole_continent_is_as_known(real_grid):

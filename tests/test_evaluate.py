@@ -14,6 +14,7 @@ import figures
 import maps
 import model
 import prepare_data
+import runs
 import train
 import uncertainty
 import utils
@@ -25,7 +26,7 @@ from utils import InputError
 def trained(small_patches, small_settings):
     """The run `tiny`, trained for 3 epochs; its settings."""
     train.train(small_patches, small_settings)
-    return model.read_settings("tiny")
+    return runs.read_settings("tiny")
 
 
 # ---------------------------------------------------------------- metrics
@@ -294,7 +295,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
         "tiny", "small.nc", "made for the tests")
     assert metrics["settings"] == trained
     assert metrics["versions"]["tensorflow"] == tf.__version__
-    assert metrics["weights_sha256"] == model.weights_sha256("tiny")
+    assert metrics["weights_sha256"] == runs.weights_sha256("tiny")
     assert tf.train.latest_checkpoint("checkpoints/tiny/best").endswith(f"-{metrics['epoch']}")
     errors = metrics["test"]["errors"]
     assert f"{errors['model']['rmse_m']:.1f}" in said
@@ -310,7 +311,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    chain = functools.partial(model.run_chain, model.load_layers(trained), settings=trained)
+    chain = functools.partial(model.run_chain, runs.load_layers(trained), settings=trained)
     level0, beds = utils.reduce_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.make_levels(
         topg[:, -1], 4, "bicubic", "own")
     predicted = model.remove_film(model.predict(chain, level0, beds, True)[0][-1], level0,
@@ -396,7 +397,7 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
     # Results without their checkpoints still compare, but have no training to show.
     shutil.rmtree(folder / "checkpoints")
     evaluate.main(["--compare", "bare"])
-    assert "no training curve of bare" in capsys.readouterr().out
+    assert "bare/history.csv is missing: there is no curve" in capsys.readouterr().out
     assert (folder / "results/compare_bare.csv").exists()
     assert not (folder / "results/compare_bare_training.png").exists()
 
@@ -424,7 +425,7 @@ def test_no_checkpoint_is_an_error_not_random_weights(trained, folder, capsys):
 def test_checkpoint_of_another_shape_is_an_error(trained):
     for changes in ({"filters": [9, 4]}, {"scale": 8}, {"channels": "thk"}):
         with pytest.raises(InputError, match="not the layers that settings.json describes"):
-            model.load_layers(trained | changes)
+            runs.load_layers(trained | changes)
 
 
 def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
@@ -470,4 +471,4 @@ def test_results_of_an_older_version_are_named(folder, capsys):
     utils.write_json("results/old/metrics.json", {"run": "old", "test": {"ratio": 0.1}})
     status, said = run_main(evaluate.main, ["--compare", "old"], capsys)
     assert status == 2
-    assert "results/old/metrics.json: written by an older version; evaluate the run again" in said
+    assert "results/old/metrics.json: no recipe in it: damaged, or written by an older" in said

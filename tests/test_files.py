@@ -10,8 +10,7 @@ import subprocess
 import netCDF4
 import numpy as np
 import pytest
-import tensorflow as tf
-from conftest import REAL_GRIDS, example_settings, run_main
+from conftest import REAL_GRIDS, example_settings, run_main, save_layers
 
 import downscale
 import evaluate
@@ -222,8 +221,7 @@ def run(folder):
     settings = example_settings(scale=2, run="made", filters=[4], kernels=[3, 3],
                                 average_turns=False, data={"degrade": "area"})
     utils.write_json(utils.CHECKPOINTS / "made" / "settings.json", settings)
-    tf.train.Checkpoint(layers=model.build_layers(settings)).save(
-        str(utils.CHECKPOINTS / "made" / "best" / "ckpt"))
+    save_layers(settings, model.build_layers(settings))
     return settings
 
 

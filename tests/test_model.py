@@ -883,60 +883,7 @@ def test_predicted_patches_are_on_the_fine_cells_and_the_last_without_a_film(
     np.testing.assert_allclose(found[1], last, rtol=1e-4, atol=0.05)
 
 
-# ---------------------------------------------------------------- a trained run, the device
-
-
-@pytest.fixture
-def run_x4(folder):
-    """The run `tiny` at 4x as train.py leaves it, random layers of epoch 7; settings and layers."""
-    chosen = settings(scale=4, filters=[4], kernels=[3, 3], grid="own")
-    layers = model.build_layers(chosen)
-    fill(layers)
-    utils.write_json("checkpoints/tiny/settings.json", chosen)
-    tf.train.CheckpointManager(tf.train.Checkpoint(layers=layers), "checkpoints/tiny/best",
-                               max_to_keep=1).save(checkpoint_number=7)
-    return chosen, layers
-
-
-def test_a_run_is_read_as_it_was_written(run_x4):
-    chosen, layers = run_x4
-    assert model.read_settings("tiny") == chosen
-    assert model.best_checkpoint("tiny")[1] == 7
-    for weight, written in zip(model.list_weights(model.load_layers(chosen)),
-                               model.list_weights(layers), strict=True):
-        np.testing.assert_array_equal(weight, written)
-    before = model.weights_sha256("tiny")
-    fill(layers, seed=1)
-    tf.train.Checkpoint(layers=layers).write(model.best_checkpoint("tiny")[0])
-    assert model.weights_sha256("tiny") != before
-
-
-def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
-    chosen, layers = run_x4
-    thk, topg = fields_of("own", 2)
-    for scale in (None, 4, 2):
-        opened, found, chain = model.open_run("tiny", scale)
-        assert opened == chosen  # of the run, whatever it is used for
-        assert found == (scale or 4)
-    last = {"stage2": layers["stage2"]}
-    np.testing.assert_allclose(chain(thk, topg)[-1], model.run_chain(
-        last, thk, topg, chosen, whole_map=True)[-1], rtol=1e-5, atol=0.01)
-    with pytest.raises(utils.InputError, match="tiny was trained for 4x, not for 8x"):
-        model.open_run("tiny", 8)
-
-
-def test_runs_that_will_not_do_are_named(run_x4):
-    with pytest.raises(utils.InputError, match="absent/settings.json: no such file; train"):
-        model.read_settings("absent")
-    with pytest.raises(utils.InputError, match="checkpoints/absent/best: no checkpoint; train"):
-        model.best_checkpoint("absent")
-    with pytest.raises(utils.InputError, match="not the layers that settings.json describes"):
-        model.load_layers(run_x4[0] | {"filters": [5]})
-    for key in ("channels", "data"):
-        older = {name: value for name, value in run_x4[0].items() if name != key}
-        utils.write_json("checkpoints/tiny/settings.json", older)
-        with pytest.raises(utils.InputError, match=f"no {key} in it: trained by an older version"):
-            model.open_run("tiny")
+# ---------------------------------------------------------------- the device
 
 
 def test_tensorflow_greets_nobody():

@@ -18,7 +18,6 @@ import figures
 import model
 import prepare_data
 import train
-import utils
 
 
 @pytest.fixture(autouse=True)
@@ -260,11 +259,3 @@ def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
 def test_folds_that_cannot_be_are_one_line(folder, capsys, argv, message):
     status, said = run_main(train.main, ["--scale", "4", *argv], capsys)
     assert status == 2 and message in said and said.count("\n") == 1
-
-
-def test_a_run_that_another_process_trains_is_left_to_it(small_patches, small_settings):
-    held = utils.hold(utils.CHECKPOINTS / "tiny")
-    with pytest.raises(utils.InputError, match="another process trains this run"):
-        train.train(small_patches, small_settings)
-    held.close()
-    assert train.train(small_patches, small_settings)

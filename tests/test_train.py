@@ -16,6 +16,7 @@ from conftest import REPOSITORY, SMALL_WINDOW, example_settings, run_main, write
 import evaluate
 import model
 import prepare_data
+import runs
 import train
 import utils
 from model import tf  # not by itself: model says which kernels it takes
@@ -400,7 +401,7 @@ def final_state(run, which="latest"):
     path = tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)
     reader = tf.train.load_checkpoint(path)
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-            if "OBJECT_GRAPH" not in name and "save_counter" not in name}
+            if "OBJECT_GRAPH" not in name and not name.startswith("settings/")}
 
 
 def assert_same_state(one, other):
@@ -489,7 +490,7 @@ def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, s
     validation = [row["validation_rmse_m_stage2"] for row in rows]
     path = tf.train.latest_checkpoint(utils.CHECKPOINTS / "tiny" / "best")
     assert path.endswith(f"ckpt-{np.argmin(validation) + 1}")
-    layers = model.load_layers(small_settings)
+    layers = runs.load_layers(small_settings)
     numbers = prepare_data.in_split(small_patches, "validation")
     thk, topg = model.chain_levels(small_patches, numbers, small_settings)
     predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
@@ -505,11 +506,11 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
     train.train(small_patches, small_settings)
     rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
-    epoch = model.best_checkpoint("tiny")[1]
+    epoch = runs.best_checkpoint(runs.read_settings("tiny"))[1]
     assert epoch == 12 != np.argmin(validation) + 1
-    last = train.make_state(small_settings, utils.CHECKPOINTS / "tiny")["layers"]
+    last = runs.make_state(small_settings)["objects"]["layers"]
     for one, other in zip(model.list_weights(last), model.list_weights(
-            model.load_layers(small_settings)), strict=True):
+            runs.load_layers(small_settings)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -593,10 +594,13 @@ def test_cross_validation_trains_every_fold_and_seed_once(folder, capsys):
 
 def write_metrics(run, n_test, **rmse_m):
     """A metrics.json with no more than the table of runs needs."""
-    errors = {method: {"rmse_m": float(value)} for method, value in rmse_m.items()}
-    utils.write_json(utils.RESULTS / run / "metrics.json", {
-        "n_test": n_test, "test": {"errors": errors}, "source": "made.nc", "degrade": "area",
-        "recipe": "default"})
+    errors = {method: {"rmse_m": float(value), "mse": 0, "mae_m": 0, "bias_m": 0}
+              for method, value in rmse_m.items()}
+    scores = {"errors": errors, "won": {}}
+    utils.write_json(utils.RESULTS / run / "metrics.json", dict.fromkeys(evaluate.METRICS, "-") | {
+        "n_test": n_test, "test": scores, "source": "made.nc", "degrade": "area", "scale": 4,
+        "recipe": "default", "synthetic": False, "epoch": 1, "split_seed": 0, "settings": {},
+        "stages": [scores | {"from_km": 20, "to_km": 5}]})
 
 
 def test_table_of_folds_and_seeds_by_hand(folder, capsys):
@@ -642,7 +646,7 @@ def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder,
     assert status == 2
     assert "run x4 was trained for 4x, not for 8x" in said
     assert train.main([*QUICK, "--lr", "0.01", "--restart"]) == 0
-    assert model.read_settings("x4")["learning_rate"] == 0.01
+    assert runs.read_settings("x4")["learning_rate"] == 0.01
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -690,7 +694,7 @@ def test_runs_on_other_maps_keep_to_themselves(small_patches, folder, capsys):
     assert f"run x4 was trained on small.nc, not on {path}" in said
     assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--batch-size", "70",
                        "--epochs", "1", "--seeds", "1"]) == 0
-    made = model.read_settings("new")["patches"]
+    made = runs.read_settings("new")["patches"]
     assert made == f"data/patches_x4_{utils.file_sha256(path)[:8]}.nc"
     assert prepare_data.read_patches(made)["data"]["source"] == "other.nc"
     assert prepare_data.read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
@@ -700,7 +704,7 @@ def test_another_run_on_the_same_patches(small_patches, folder, capsys):
     """The scale is that of the patches; settings remember the file."""
     assert train.main(["--patches", "data/patches_x4.nc", "--run", "other", "--recipe", "map",
                        "--epochs", "1", "--seeds", "1"]) == 0
-    settings = model.read_settings("other")
+    settings = runs.read_settings("other")
     assert (settings["scale"], settings["patches"]) == (4, "data/patches_x4.nc")
     Path("data/patches_x4.nc").rename("data/moved.nc")
     assert train.main(["--patches", "data/moved.nc", "--run", "other", "--recipe", "map",

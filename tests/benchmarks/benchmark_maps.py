@@ -29,6 +29,7 @@ import downscale
 import figures
 import maps
 import model
+import runs
 import utils
 
 
@@ -52,7 +53,7 @@ def main():
     product = matrix_product_flops()
     print(f"matrix product 4096   {product / 1e9:.1f} GFLOP/s")
     for run in sys.argv[2:]:
-        settings, spent = model.read_settings(run), []
+        settings, spent = runs.read_settings(run), []
         model.predict = timed(predict, spent)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             start = time.perf_counter()

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import downscale
 import maps
-import model
+import runs
 import utils
 from evaluate import METHODS
 
@@ -105,7 +105,7 @@ def hindcast(run, ice_map):
 
     Returns {method: (y, x) m}, the fine and the coarse map, the settings and the scale.
     """
-    settings, scale, chain = model.open_run(run)
+    settings, scale, chain = runs.open_run(run)
     fine, coarse = downscale.coarsen(ice_map, scale)
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
         by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
