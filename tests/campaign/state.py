@@ -313,7 +313,8 @@ def damaged(case, rng, whole):
         path = case / str(rng.choice(names))
         how = damage_json(path, rng)
     else:
-        files = [path for path in (case / "checkpoints").rglob("*") if path.is_file()]
+        files = [path for path in (case / "checkpoints").rglob("*")
+                 if path.is_file() and path.name != ".lock"]
         files += (case / "results").rglob("*.json")
         path = files[int(rng.integers(len(files)))]
         how = damage_bytes(path, rng)
