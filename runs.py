@@ -112,6 +112,9 @@ def read_settings(run):
     settings = read_checked(path, KIND, "train the run " + (
         "again with --scale and --restart" if path.exists() else
         f"first: python train.py --run {run} --scale 2|4|8|16"))
+    if not settings["patches"]:
+        raise InputError(f'{path}: patches "", expected the path of a file; train the run again '
+                         "with --scale and --restart")
     if settings["run"] != run:
         raise InputError(f"{path}: this is the run {settings['run']}, copied or renamed; give the "
                          f"folder that name again, or train run {run} with --restart")

@@ -188,6 +188,7 @@ def test_runs_that_come_with_the_program_open(run, monkeypatch):
     ({"base": "bed"}, 'base "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
     ({"data": None}, "data null"), ({"data": {}}, "no data.source in it"),
     ({"uncertainty": {"slope": 1}}, "no uncertainty.intercept in it"),
+    ({"patches": ""}, 'patches "", expected the path'),
     ({"versions": []}, r"versions \[\]"), ({"correction_m": "1"}, 'correction_m "1"')])
 def test_settings_that_are_not_as_documented_are_named(trained, folder, content, said):
     whole = trained | content if isinstance(content, dict) else content

