@@ -88,10 +88,11 @@ def misfit(value, kind, key=""):
         fits = any(not misfit(value, each) if isinstance(each, type) else
                    value == each and type(value) is type(each) for each in kind)
         return "" if fits else f"{where}, expected one of {', '.join(map(str, kind))}"
-    number = kind is float and type(value) in (int, float) and abs(value) < 1e300
+    fits = (type(value) in (int, float) and abs(value) < 1e300 if kind is float
+            else type(value) is kind)
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
              dict: "a {...} of keys and values", list: "a list", type(None): "null"}
-    return "" if number or type(value) is kind else f"{where}, expected {names[kind]}"
+    return "" if fits else f"{where}, expected {names[kind]}"
 
 
 # ---------------------------------------------------------------- settings
@@ -109,12 +110,26 @@ def read_settings(run):
     do: damaged, written by an older version, or of another run.
     """
     path = folder_of(run) / "settings.json"
-    settings = read_checked(path, KIND, "train the run again with --restart" if path.exists() else
-                            f"train the run first: python train.py --run {run} --scale 2|4|8|16")
+    settings = read_checked(path, KIND, "train the run " + (
+        "again with --scale and --restart" if path.exists() else
+        f"first: python train.py --run {run} --scale 2|4|8|16"))
+    if not settings["patches"]:
+        raise InputError(f'{path}: patches "", expected the path of a file; train the run again '
+                         "with --scale and --restart")
     if settings["run"] != run:
         raise InputError(f"{path}: this is the run {settings['run']}, copied or renamed; give the "
                          f"folder that name again, or train run {run} with --restart")
+    last = [of_part[0] for of_part in (list_checkpoints(folder_of(run) / part) for part in (
+        "latest", "best")) if of_part and not damage(of_part[0])]
+    if last and settings_sha256(settings) not in map(made_with, last):
+        raise InputError(unlike(last[0]))
     return settings
+
+
+def unlike(path):
+    """What to say of a checkpoint that other settings made."""
+    return (f"{path}: not the layers that settings.json describes: other settings made them, "
+            "another run, or an older version; train again with --scale and --restart")
 
 
 def write_settings(settings):
@@ -201,8 +216,7 @@ def find_checkpoint(folder, settings):
                              "with --restart")
         return None
     if made_with(path) != settings_sha256(settings):
-        raise InputError(f"{path}: not the layers that settings.json describes: other settings "
-                         "made them, another run, or an older version; train again with --restart")
+        raise InputError(unlike(path))
     pointer = Path(folder) / "checkpoint"
     said = pointer.read_text(errors="replace") if pointer.is_file() else ""
     if f'model_checkpoint_path: "{path.name}"' not in said.splitlines():
@@ -420,8 +434,9 @@ def weights_sha256(run):
 
 def load_layers(settings):
     """The trained layers of a run: those of its best epoch. InputError where they do not fit."""
+    path = best_checkpoint(settings)[0]  # first: what made them may not even build
     layers = model.build_layers(settings)
-    restore({"layers": layers}, best_checkpoint(settings)[0])
+    restore({"layers": layers}, path)
     return layers
 
 

@@ -1,12 +1,19 @@
 """A run's folder: what is read of it, and what power cuts, processes and other runs do to it."""
 
+import json
+import os
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
-from conftest import example_settings, save_layers
+from conftest import REPOSITORY, example_settings, run_main, save_layers
 from test_model import fields_of, fill
 
 import model
+import prepare_data
 import runs
+import train
 import utils
 
 
@@ -60,3 +67,203 @@ def test_runs_that_will_not_do_are_named(run_x4):
         utils.write_json("checkpoints/tiny/settings.json", older)
         with pytest.raises(utils.InputError, match=f"no {key} in it: damaged, or written by"):
             runs.open_run("tiny")
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def save_all(chosen, *epochs):
+    """Save the state of a training of these settings after each of the epochs; returns it."""
+    state = runs.make_state(chosen)
+    for epoch in epochs:
+        state["objects"]["epoch"].assign(epoch)
+        runs.keep_as_best(state)
+        state["history"].append({"epoch": epoch, "seconds": 1.0 * epoch})
+        runs.save_state(state, chosen)
+    return state
+
+
+@pytest.fixture
+def trained(folder):
+    """Settings of the run `tiny`, saved after epochs 1, 2 and 3."""
+    chosen = example_settings(filters=[4], kernels=[3, 3])
+    runs.write_settings(chosen)
+    save_all(chosen, 1, 2, 3)
+    return chosen
+
+
+def epoch_after_resuming(chosen):
+    return int(runs.make_state(chosen)["objects"]["epoch"])
+
+
+def names_in(path):
+    return sorted(each.name for each in path.iterdir())
+
+
+def test_the_checkpoint_before_is_kept_and_fallen_back_to(trained, folder, capsys):
+    latest, best = folder / "checkpoints/tiny/latest", folder / "checkpoints/tiny/best"
+    assert [path.name for path in runs.list_checkpoints(latest)] == ["ckpt-3", "ckpt-2"]
+    assert names_in(best) == ["checkpoint", "ckpt-3.data-00000-of-00001", "ckpt-3.index"]
+    (latest / "ckpt-3.data-00000-of-00001").write_bytes(b"")
+    assert epoch_after_resuming(trained) == 2
+    said = capsys.readouterr().out
+    assert "latest/ckpt-3 is damaged" in said and "ckpt-2 is used" in said
+    (latest / "ckpt-2.index").write_bytes(b"")
+    with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
+        runs.make_state(trained)
+
+
+@pytest.mark.parametrize("pointer", [None, b"", b"\0\0", b"\xff",
+                                     b'model_checkpoint_path: "/x"'])
+def test_a_pointer_that_is_damaged_or_leads_elsewhere_is_not_followed(trained, folder, pointer,
+                                                                      capsys):
+    for part in ("latest", "best"):
+        path = folder / "checkpoints/tiny" / part / "checkpoint"
+        path.unlink() if pointer is None else path.write_bytes(pointer)
+    assert epoch_after_resuming(trained) == 3
+    assert runs.best_checkpoint(trained)[1] == 3
+    assert "ckpt-3 is used" in capsys.readouterr().out
+
+
+def test_checkpoints_of_other_settings_are_refused(trained, folder):
+    """best/ of another run, settings.json of another or none, a folder renamed."""
+    tiny = folder / "checkpoints/tiny"
+    other = trained | {"run": "other", "seed": 5}
+    save_all(other, 9)
+    runs.write_settings(other)
+    for part in ("latest", "best"):
+        shutil.copytree(tiny, folder / "kept")
+        shutil.rmtree(tiny / part)
+        shutil.copytree(folder / "checkpoints/other" / part, tiny / part)
+        if part == "latest":
+            with pytest.raises(utils.InputError, match="other settings made them, another run"):
+                runs.make_state(trained)
+        else:
+            with pytest.raises(utils.InputError, match="other settings made them, another run"):
+                runs.load_layers(trained)
+            assert epoch_after_resuming(trained) == 3  # which puts its own best layers back
+            runs.load_layers(trained)
+        shutil.rmtree(tiny)
+        (folder / "kept").rename(tiny)
+    (tiny / "settings.json").unlink()
+    with pytest.raises(utils.InputError, match="other settings made them"):
+        runs.make_state(trained | {"learning_rate": 0.5})
+    shutil.copytree(folder / "checkpoints/other", folder / "checkpoints/renamed")
+    with pytest.raises(utils.InputError, match="this is the run other, copied or renamed"):
+        runs.open_run("renamed")
+    shutil.rmtree(tiny / "latest")
+    with pytest.raises(utils.InputError, match="no checkpoint to go on from, but a trained run"):
+        runs.make_state(trained)
+
+
+def test_older_weights_open_with_a_checksum_beside_them_and_no_others_do(folder):
+    chosen = example_settings(filters=[4], kernels=[3, 3])
+    layers, best = model.build_layers(chosen), folder / "checkpoints/tiny/best"
+    path = runs.Path(model.tf.train.Checkpoint(layers=layers).write(str(best / "ckpt-7")))
+    with pytest.raises(utils.InputError, match="other settings made them.*or an older version"):
+        runs.load_layers(chosen)
+    weights = utils.file_sha256(runs.data_file(path))
+    beside = best / "ckpt-7.settings"
+    beside.write_text(f"{runs.settings_sha256(chosen)} {weights}\n")
+    runs.load_layers(chosen)
+    beside.write_text(f"{runs.settings_sha256(chosen)} {'0' * 64}\n")
+    with pytest.raises(utils.InputError, match="other settings made them"):
+        runs.load_layers(chosen)
+
+
+@pytest.mark.parametrize("run", ["bedmachine_x4", "bedmachine_x8", "bedmachine_x16", "map_x2",
+                                 "map_x4", "map_x8"])
+def test_runs_that_come_with_the_program_open(run, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert runs.open_run(run)[0]["run"] == run
+
+
+# ---------------------------------------------------------------- settings, history
+
+
+@pytest.mark.parametrize("content, said", [
+    ([], r"\[\], expected a {...}"), (None, "null, expected a {...}"), ("text", '"text", expected'),
+    ({"epochs": "3"}, 'epochs "3", expected a whole number'), ({"epochs": True}, "epochs true"),
+    ({"filters": []}, r"filters \[\], expected a list"), ({"filters": [4, "a"]}, 'filters "a"'),
+    ({"base": "bed"}, 'base "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
+    ({"data": None}, "data null"), ({"data": {}}, "no data.source in it"),
+    ({"uncertainty": {"slope": 1}}, "no uncertainty.intercept in it"),
+    ({"patches": ""}, 'patches "", expected the path'),
+    ({"versions": []}, r"versions \[\]"), ({"correction_m": "1"}, 'correction_m "1"')])
+def test_settings_that_are_not_as_documented_are_named(trained, folder, content, said):
+    whole = trained | content if isinstance(content, dict) else content
+    (folder / "checkpoints/tiny/settings.json").write_text(json.dumps(whole))
+    with pytest.raises(utils.InputError, match=f"settings.json: .*{said}"):
+        runs.read_settings("tiny")
+
+
+def test_every_documented_setting_is_checked():
+    assert {key.removesuffix("?") for key in runs.KIND} == set(model.SETTINGS)
+    assert {key.removesuffix("?") for key in runs.KIND["data"]} == {*prepare_data.DATA_KEYS, "crs"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b"epoch,seconds\n1,1.0\n2,2",
+                                     b"epoch,seconds\n1,1.0\n", b"epoch,seconds\n1,1.0\n3,3.0\n",
+                                     b"epoch,seconds\n1,1.0\n2,x\n3,3.0\n", b"\xff\xfe"])
+def test_a_damaged_history_is_named_before_anything_is_trained(trained, folder, content, capsys):
+    path = folder / "checkpoints/tiny/history.csv"
+    path.write_bytes(content)
+    with pytest.raises(utils.InputError, match="history.csv: damaged.*remove it"):
+        runs.make_state(trained)
+    path.unlink()
+    assert runs.make_state(trained)["history"] == []
+    assert "there is no curve of the training up to here" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- power cuts, two at once
+
+
+def test_files_and_folders_are_synced_before_names_are_switched(trained, folder, monkeypatch):
+    """Every rename comes after an fsync of the file, and an fsync of the folder follows."""
+    events, calls = [], {name: getattr(os, name) for name in ("fsync", "replace")}
+
+    def fsync(opened):
+        events.append(("sync", os.readlink(f"/proc/self/fd/{opened}")))
+        calls["fsync"](opened)
+
+    def replace(source, target):
+        events.append(("rename", os.path.realpath(source), os.path.realpath(target)))
+        calls["replace"](source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    save_all(trained, 4)
+    runs.write_settings(trained)
+    renames = [at for at, event in enumerate(events) if event[0] == "rename"]
+    assert len(renames) == 8  # history, settings; latest, best: weights, index, pointer
+    for at in renames:
+        assert events[at - 1] == ("sync", events[at][1])
+        assert events[at + 1] == ("sync", os.path.dirname(events[at][2]))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(folder, capsys):
+    with runs.lock("tiny"):
+        for more in ([], ["--restart"]):
+            status, said = run_main(train.main, ["--run", "tiny", "--scale", "4", "--synthetic",
+                                                 *more], capsys)
+            assert (status, said.count("\n")) == (2, 1) and "is being trained" in said
+    assert not list(folder.iterdir())
+    (folder / "checkpoints/tiny").mkdir(parents=True)
+    (folder / "checkpoints/tiny/.lock").touch()  # of a process that was killed
+    with runs.lock("tiny"):
+        pass
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(trained, folder):
+    best = folder / "checkpoints/tiny/best"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = best / utils.temporary_path(best / "ckpt-3").name.replace(
+        f"-{os.getpid()}.", f"-{dead.pid}.")
+    left.mkdir()
+    (left / "part").write_text("half")
+    busy = left.with_name(left.name.replace(f"-{dead.pid}.", f"-{os.getppid()}."))
+    busy.write_text("being written")
+    (best / "ckpt-9.data-00000-of-00001").write_text("without an index")
+    save_all(trained, 4)
+    assert names_in(best) == [busy.name, "checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index"]

