@@ -24,6 +24,7 @@ import figures
 import maps
 import model
 import prepare_data
+import projections
 import uncertainty
 import utils
 from figures import METHODS
@@ -72,9 +73,9 @@ def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
     options = {key: (options or {}).get(key) for key in ("names", "units")}
     with maps.open_bed(bed_file, record, **options) as bed:
         crs = ice_map["crs"] or {  # taken for EPSG:3031, of whatever ellipsoid
-            key: value for key, value in prepare_data.EPSG_3031.items()
-            if prepare_data.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
-        different = utils.crs_differences(crs, bed["crs"])
+            key: value for key, value in projections.EPSG_3031.items()
+            if projections.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
+        different = projections.crs_differences(crs, bed["crs"])
         if different:
             raise InputError(f"{bed_file}: its projection is not that of {ice_map['name']} "
                              f"({different}); reproject it first")
@@ -307,10 +308,10 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
     print_task(ice_map, settings, scale)
     spacing_m, densities = ice_map["spacing_m"], utils.densities_of(used["data"])
     crs, notes = ice_map["crs"], list(ice_map["notes"])
-    if not crs and prepare_data.looks_antarctic(ice_map):
+    if not crs and projections.looks_antarctic(ice_map):
         notes.append("the map says nothing of its projection and fits Antarctica's: taken for "
                      "EPSG:3031")
-        crs = prepare_data.EPSG_3031
+        crs = projections.EPSG_3031
         print(f"note: {notes[-1]}")
     with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
         if bed and bed["change"]:
@@ -456,7 +457,7 @@ def score_map(by_method, fine, coarse, settings, scale):
     places, scores = {}, {
         "all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
         "by_type": {name: score(cells) for name, cells in types.items()}}
-    if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
+    if crs and fine["crs"] and not projections.crs_differences(crs, fine["crs"]):
         x0, x1, y0, y1 = settings["data"]["window"]
         window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
                   & (fine["x"] >= x0) & (fine["x"] <= x1))

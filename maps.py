@@ -26,6 +26,7 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 
+import projections
 from utils import DENSITIES, LEAST_ICE_M, STANDARD_NAMES, InputError, file_sha256, is_ice, one_line
 
 # Names of each field in map files, then those too short or too general to be sure of, which count
@@ -48,27 +49,6 @@ UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)  # and all that
 NO_OPTIONS = {"names": {}, "units": None, "densities": None}  # see map_options
 READ_CELLS = 4_000_000  # of a bed that are read at a time, to check them
 LEAST_WIDTH = 5000  # an axis without units that is narrower is in km: no ice sheet is 5 km wide
-# Projections of PROJ texts: CF name; where CF puts lon_0 and k_0.
-PROJECTIONS = {
-    "stere": ("polar_stereographic", "straight_vertical_longitude_from_pole",
-              "scale_factor_at_projection_origin"),
-    "tmerc": ("transverse_mercator", "longitude_of_central_meridian",
-              "scale_factor_at_central_meridian"),
-    "laea": ("lambert_azimuthal_equal_area", "longitude_of_projection_origin", ""),
-    "lcc": ("lambert_conformal_conic", "longitude_of_central_meridian", ""),
-    "aea": ("albers_conical_equal_area", "longitude_of_central_meridian", ""),
-}
-ELLIPSOIDS = {"WGS84": (6378137.0, 298.257223563), "GRS80": (6378137.0, 298.257222101),
-              "NAD83": (6378137.0, 298.257222101), "bessel": (6377397.155, 299.1528128),
-              "intl": (6378388.0, 297.0)}
-PROJ_NUMBERS = {"zone", "lat_0", "lat_ts", "lat_1", "lat_2", "lon_0", "k", "k_0", "x_0", "y_0", "a",
-                "b", "rf", "R"}
-PROJ_WORDS = {"proj", "south", "datum", "ellps", "units", "no_defs", "type", "wktext", "towgs84"}
-GLOBAL_CRS = ("proj4", "pyproj_srs", "crs", "spatial_ref", "crs_wkt", "proj", "projection", "epsg")
-POLAR = "+proj=stere +datum=WGS84 +lat_0={} +lat_ts={} +lon_0={}"
-EPSG = {"3031": POLAR.format(-90, -71, 0), "3413": POLAR.format(90, 70, -45)} | {
-    f"32{6 + south}{zone:02d}": f"+proj=utm +datum=WGS84 +zone={zone}{' +south' * south}"
-    for zone in range(1, 61) for south in (0, 1)}
 
 
 # ------------------------------------------------------------------ options
@@ -427,6 +407,12 @@ def derived_bed(thk, usrf, densities, notes):
     return np.where(~is_ice(thk) & (usrf == 0), np.nan, usrf - thk).astype(np.float32)
 
 
+def find_citation(ds):
+    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
+    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
+                 if "citation" in key.lower() or "reference" in key.lower()), "")
+
+
 def read_map(path, record=-1, names=None, units=None, densities=None, sha256=None):
     """Read an ice-sheet map in any of the usual layouts; returns a map (see the top of this file).
 
@@ -466,7 +452,7 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
         elif topg is not None and pick_record(found["topg"], x_dim, y_dim, -1, path)[2] > 1:
             topg_change = topg - read_field(found["topg"], "topg", axes, 0, path)
         picked = pick_record(first, x_dim, y_dim, record, path, is_asked_for=True)
-        about = {"crs": read_crs(ds, first, notes, factor),
+        about = {"crs": projections.read_crs(ds, first, notes, factor),
                  "citation": find_citation(ds), "record": picked[1],
                  "record_text": record_text(ds, *picked), "notes": tuple(notes), "taken": taken,
                  "records": (picked[0], picked[2]) if picked[0] else next((
@@ -525,126 +511,8 @@ def open_bed(path, record=-1, names=None, units=None):
         for start in range(0, len(y), step):  # what is wrong anywhere is said before the work
             read_field(variable, "topg", axes, record, path, counts, slice(start, start + step))
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
-        crs = read_crs(ds, variable, notes, factor)
+        crs = projections.read_crs(ds, variable, notes, factor)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
                "read": read, "name": Path(path).name, "path": Path(path), "change": None,
                "sha256": file_sha256(path), "crs": crs, "citation": find_citation(ds),
                "record_text": record_text(ds, *picked), "taken": taken, "notes": tuple(notes)}
-
-
-# ------------------------------------------------------------------ projections of map files
-
-
-def find_citation(ds):
-    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
-    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
-                 if "citation" in key.lower() or "reference" in key.lower()), "")
-
-
-def read_crs(ds, variable=None, notes=None, factor=1):
-    """Attributes of the grid mapping of a file, lengths in m, to be written as they are, or {}.
-
-    That of `variable` (default: any), in both CF forms; else the only one in the file; else what
-    the global attributes say. notes: what was assumed is added. factor: metres to a unit of the
-    axes. Left out is what is of the variable's values, and GeoTransform, which is of other cells.
-    """
-    notes = [] if notes is None else notes
-    asked = [str(getattr(each, "grid_mapping", "")).split() for each in
-             ([variable] if variable is not None else ds.variables.values())]
-    named = [word.rstrip(":") for words in asked for word in words  # "crs" or "crs: x y"
-             if (word.endswith(":") or len(words) == 1) and word.rstrip(":") in ds.variables
-             and ds[word.rstrip(":")].ncattrs()]
-    if not named:
-        named = [name for name, each in ds.variables.items() if set(each.ncattrs()) & {
-            "grid_mapping_name", "spatial_ref", "crs_wkt", "proj4", "proj4_params"}]
-        named = named if len(named) == 1 else []
-        if named and variable is not None:
-            notes.append(f"projection: that of {named[0]}, the only one in the file")
-    if named:
-        mapping = ds[named[0]]
-        crs = {key: np.asarray(mapping.getncattr(key)).tolist() for key in mapping.ncattrs()
-               if key.lower() not in ("_fillvalue", "missing_value", "geotransform", "units",
-                                      "coordinates", "actual_range", "valid_range", "bounds")
-               and not key.startswith("_")}
-    else:
-        crs = {key: str(ds.getncattr(key)).strip() for key in ds.ncattrs()
-               if key.lower() in GLOBAL_CRS}
-    crs = {key: value for key, value in crs.items() if value not in ("", [])}
-    if "grid_mapping_name" not in crs and crs:
-        known = next(filter(None, (crs_of_text(str(value)) for value in crs.values())), None)
-        if known is None:
-            notes.append("projection not understood, copied as text: "
-                         + " ".join(str(next(iter(crs.values()))).split())[:60])
-        return metres_of_crs(known or crs, factor if known and "crs_wkt" in known else 1)
-    latitude = float(crs.get("latitude_of_projection_origin", 90))
-    if crs.get("grid_mapping_name") == "polar_stereographic" and 0 < abs(latitude) < 90 and (
-            "standard_parallel" not in crs):
-        notes.append(f"polar stereographic with its origin at {latitude:g}: taken for the latitude "
-                     "of true scale")
-        crs = {key: value for key, value in crs.items() if "scale_factor" not in key} | {
-            "standard_parallel": latitude,
-            "latitude_of_projection_origin": float(np.copysign(90, latitude))}
-    return metres_of_crs(crs, factor)
-
-
-def metres_of_crs(crs, factor):
-    """A grid mapping whose lengths are in m, of one for axes of `factor` metres a unit."""
-    crs, wkts = dict(crs), [key for key in ("crs_wkt", "spatial_ref") if key in crs]
-    kilometres = re.compile(r'"(?:kilomet[er]+s?|km)",\s*1000(?:\.0*)?', re.IGNORECASE)
-    if factor == 1 or (wkts and not any(kilometres.search(str(crs[key])) for key in wkts)):
-        return crs  # a WKT in metres: the numbers beside it are metres too
-    for key in ("false_easting", "false_northing"):
-        if key in crs:
-            crs[key] = float(crs[key]) * factor
-    for key in wkts:
-        text = kilometres.sub('"metre",1', crs[key])
-        text = re.sub(r'("false[ _](?:east|north)ing",)([-+.0-9eE]+)', lambda found: found[1]
-                      + f"{float(found[2]) * factor:g}", text, flags=re.IGNORECASE)
-        crs[key] = re.sub(r',\s*(?:AUTHORITY|ID)\["EPSG",\s*"?\d+"?\]\s*\]$', "]", text)
-    for key in ("proj4", "proj4_params"):
-        if key in crs:
-            crs[key] = str(crs[key]).replace("+units=km", "+units=m")
-    return crs
-
-
-def crs_of_text(text):
-    """Grid mapping of a PROJ text, an EPSG code of ice sheets or of UTM, or a WKT; None if unknown.
-    """
-    if re.match(r"(PROJCS|PROJCRS|PROJECTEDCRS|COMPD_CS|COMPOUNDCRS|BOUNDCRS)\s*\[", text):
-        return {"crs_wkt": text, "spatial_ref": text}
-    code = re.fullmatch(r"(?:(?:\+?init=)?epsg:+)?(\d+)", text.strip(), re.IGNORECASE)
-    text = EPSG.get(code[1], "") if code else text
-    said = dict((word.lstrip("+").split("=") + [""])[:2] for word in text.split())
-    kind = {"utm": "tmerc", "etmerc": "tmerc"}.get(said.get("proj"), said.get("proj"))
-    ellipsoid = ELLIPSOIDS.get(said.get("datum", said.get("ellps", "WGS84")))
-    try:
-        numbers = {key: float(value) for key, value in said.items() if key in PROJ_NUMBERS}
-        unknown = said.keys() - PROJ_NUMBERS - PROJ_WORDS
-        a = numbers.get("a", numbers.get("R", ellipsoid and ellipsoid[0]))
-        if kind not in PROJECTIONS or unknown or a is None or (
-                said.get("units", "m") not in ("m", "km")):
-            return None
-        name, lon, scale = PROJECTIONS[kind]
-        if said["proj"] == "utm":
-            numbers |= {"lon_0": 6 * numbers["zone"] - 183, "k_0": 0.9996, "x_0": 500000.0,
-                        "y_0": 1e7 if "south" in said else 0.0}
-    except (ValueError, KeyError):
-        return None
-    lat_0 = numbers.get("lat_0", 0.0)
-    if kind == "stere" and abs(lat_0) != 90:
-        return None
-    crs = {"grid_mapping_name": name, "latitude_of_projection_origin": lat_0,
-           lon: numbers.get("lon_0", 0.0), "false_easting": numbers.get("x_0", 0.0),
-           "false_northing": numbers.get("y_0", 0.0), "semi_major_axis": a}
-    if "R" in said or numbers.get("b") == a:
-        crs["semi_minor_axis"] = a
-    elif "b" in said:
-        crs["semi_minor_axis"] = numbers["b"]
-    else:
-        crs["inverse_flattening"] = numbers.get("rf", ellipsoid[1] if ellipsoid else 298.257223563)
-    parallels = [numbers[key] for key in ("lat_ts", "lat_1", "lat_2") if key in numbers]
-    if parallels:
-        crs["standard_parallel"] = parallels[0] if len(parallels) == 1 else parallels
-    elif scale:
-        crs[scale] = numbers.get("k_0", numbers.get("k", 1.0))
-    return crs

@@ -26,6 +26,7 @@ import scipy.ndimage
 from sklearn.model_selection import train_test_split
 
 import maps
+import projections
 import utils
 from utils import InputError
 
@@ -42,15 +43,6 @@ ALBMAP_CITATION = (
 )
 DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 # -----------------------------------------------------------------------------------------------
-
-# Antarctic polar stereographic, and how far from the pole its maps reach [m].
-EPSG_3031 = {
-    "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
-    "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
-    "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
-    "epsg_code": "EPSG:3031",
-}
-ANTARCTIC_EXTENT = 3333e3
 
 # What decides the numbers in a file of patches: `data` in the settings of a run.
 DATA_KEYS = {
@@ -441,20 +433,7 @@ def read_patches(path):
                 f"({utils.one_line(error)}); make it anew with prepare_data.py") from None
         data["synthetic"] = data["synthetic"] == "yes"
         data["fold"] = [int(number) for number in data["fold"].split()]
-        return patches | {"data": data | {"crs": maps.read_crs(ds)}}
-
-
-def looks_antarctic(ice_map):
-    """Whether a map that says nothing of its projection fits Antarctica's: around the South Pole.
-
-    Its cells lie within ANTARCTIC_EXTENT of the pole, and there is ice or land at it.
-    """
-    x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
-    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > ANTARCTIC_EXTENT or (
-            x[0] * x[-1] >= 0 or y[0] * y[-1] >= 0):
-        return False
-    pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
-    return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
+        return patches | {"data": data | {"crs": projections.read_crs(ds)}}
 
 
 def print_map_notes(ice_map):

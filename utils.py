@@ -467,25 +467,6 @@ def make_levels(fields, scale, degrade, grid):
 # ------------------------------------------------------------------ cells of whole maps, their file
 
 
-def crs_differences(crs, other):
-    """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
-
-    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
-    """
-    lines = []
-    for key in crs.keys() & other.keys():
-        if key == "grid_mapping_name":
-            same = crs[key] == other[key]
-        elif isinstance(crs[key], str) or isinstance(other[key], str):
-            continue
-        else:
-            one, two = np.ravel(crs[key]), np.ravel(other[key])
-            same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=1e-6)
-        if not same:
-            lines.append(f"{key} {crs[key]} and {other[key]}")
-    return "; ".join(sorted(lines))
-
-
 def finer_axis(axis, factor):
     """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
     spacing = (axis[-1] - axis[0]) / (len(axis) - 1)

@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 
 import maps
 import prepare_data
+import projections
 import utils
 from utils import InputError
 
@@ -213,7 +214,7 @@ def three_records(path, small_map):
         "thk": (("time", "y", "x"), np.stack([part * ice_map["thk"] for part in (0.5, 1, 1.5)]),
                 {"units": "m", "grid_mapping": "crs"}),
         "topg": (("y", "x"), ice_map["topg"], {"units": "m"}),
-        "crs": ((), np.int32(0), prepare_data.EPSG_3031)})
+        "crs": ((), np.int32(0), projections.EPSG_3031)})
 
 
 def test_record_and_command_are_in_the_patches(folder, small_map, small_patches, monkeypatch,
@@ -228,7 +229,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
         np.testing.assert_allclose(made["thk"][:, -1], small_patches["thk"][:, -1] * (0.5, 1, 1.5)[
             number])
         assert made["data"]["record"] == number
-        assert made["data"]["crs"] == prepare_data.EPSG_3031
+        assert made["data"]["crs"] == projections.EPSG_3031
         said = capsys.readouterr().out
         assert f"three records.nc: record {number} of 3 (200{number}-01-01)" in said
         with netCDF4.Dataset("made.nc") as ds:
@@ -296,7 +297,7 @@ def test_what_is_no_file_of_patches_is_named(folder, small_map):
 def test_maps_that_fit_antarctica(expected, changes):
     """41 x 41 cells of 100 km, of which the pole is the middle one."""
     about = {"shape": (41, 41), "spacing_m": 100e3, "x0": -2000e3, "y0": -2000e3} | changes
-    assert prepare_data.looks_antarctic(plain_map(**about)) is expected
+    assert projections.looks_antarctic(plain_map(**about)) is expected
 
 
 # ---------------------------------------------------------------- patches of a run
