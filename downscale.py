@@ -493,6 +493,9 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
                 print(own_bed_text(ice_map, topg, bed))
             ice_map["topg"] = topg
             ice_map["unknown"] &= np.isnan(ice_map["topg"])
+    if model.needs_topg(settings) and np.isnan(ice_map["topg"]).all():
+        raise InputError(f"{bed_file or map_file}: the bed is missing in every cell of the map; "
+                         "give another with --bed")
     fine, coarse = coarsen(ice_map, scale)
     if fine["thk"].shape != ice_map["thk"].shape:
         print(f"{scale}x: {fine['thk'].shape[0]} x {fine['thk'].shape[1]} of the "

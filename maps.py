@@ -19,6 +19,7 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
 """
 
 import contextlib
+import math
 import re
 import warnings
 from pathlib import Path
@@ -47,6 +48,7 @@ PLAUSIBLE_M = {"thk": (-np.inf, 6000), "topg": (-13000, 9000), "usrf": (-13000, 
                "lsrf": (-13000, 9000)}
 UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)  # and all that is beyond 1e9
 NO_OPTIONS = {"names": {}, "units": None, "densities": None}  # see map_options
+MAP_BYTES = 40  # that reading a cell of a map takes at the most
 READ_CELLS = 4_000_000  # of a bed that are read at a time, to check them
 LEAST_WIDTH = 5000  # an axis without units that is narrower is in km: no ice sheet is 5 km wide
 
@@ -114,10 +116,91 @@ def open_netcdf(path):
             raise InputError(f"{path}: a GeoTIFF; make a NetCDF file of it: gdal_translate -of "
                              f"netCDF {path} {path.stem}.nc, then --names thk=Band1")
     try:
-        return netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of types that are not read, before an error says it
+            ds = netCDF4.Dataset(path)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a readable NetCDF file, or truncated ({one_line(error)})"
                          ) from None
+    size, needed = path.stat().st_size, classic_size(path)
+    if size < needed:  # the library reads zeros there
+        ds.close()
+        raise InputError(f"{path}: {size} bytes, its header needs {needed}: truncated; copy or "
+                         "download it again")
+    return ds
+
+
+def classic_size(path):
+    """Bytes that a NetCDF-3 file must have by its own header; 0 of any other file.
+
+    The header is that of the classic format (CDF-1, CDF-2, CDF-5), big-endian.
+    """
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}  # of the types
+    with open(path, "rb") as file:
+        magic = file.read(4)
+        if magic[:3] != b"CDF":
+            return 0
+        wide = 8 if magic[3] == 5 else 4
+
+        def number(size=wide):
+            return int.from_bytes(file.read(size), "big")
+
+        def skip(size):
+            file.seek(size + -size % 4, 1)
+
+        def skip_attributes():
+            number(4)
+            for _ in range(number()):
+                skip(number())
+                kind = number(4)
+                skip(number() * sizes[kind])
+
+        records, lengths, parts = number(), [], []
+        if records == 256**wide - 1:  # still being written: how many is not said
+            records = 0
+        number(4)
+        for _ in range(number()):
+            skip(number())
+            lengths.append(number())
+        skip_attributes()
+        number(4)
+        for _ in range(number()):
+            skip(number())
+            shape = [lengths[number()] for _ in range(number())]
+            skip_attributes()
+            size = sizes[number(4)]
+            number()  # its size, as the file says it, wrong beyond 4 GB
+            start = number(4 if magic[3] == 1 else 8)
+            parts.append((start, size * math.prod(shape[1:] if 0 in shape[:1] else shape),
+                          0 in shape[:1]))
+        moving = [size for _, size, moves in parts if moves]
+        step = moving[0] if len(moving) == 1 else sum(size + -size % 4 for size in moving)
+        return max((start + size + (step * (records - 1) if moves else 0)
+                    for start, size, moves in parts if records or not moves), default=0)
+
+
+def is_numeric(variable):
+    """Whether a NetCDF variable holds plain numbers: no text, compound, complex, ragged or enum."""
+    return isinstance(variable.datatype, np.dtype) and variable.datatype.kind in "iuf"
+
+
+def text_of(variable, key):
+    """An attribute of a variable as text; "" where it has none, or one that is no text."""
+    value = getattr(variable, key, "")
+    return value if isinstance(value, str) else ""
+
+
+def number_of(variable, key, default, path):
+    """An attribute of a variable as a number; InputError where it is none."""
+    value = getattr(variable, key, default)
+    try:
+        number = float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        number = np.nan
+    if isinstance(value, str) or not np.isfinite(number) or (key, number) == ("scale_factor", 0):
+        raise InputError(f"{path}: {variable.name} has the {key} {value!r}, expected a number; "
+                         "mend the attribute (ncatted)")
+    return number
 
 
 def contents(ds):
@@ -139,20 +222,23 @@ def find_variable(variables, field, names, path, ds, sure=True):
         if names[field] not in ds.variables:
             raise InputError(f"{path}: --names {field}={names[field]}: no such variable; "
                              + contents(ds))
+        if not is_numeric(ds[names[field]]):
+            raise InputError(f"{path}: --names {field}={names[field]}: holds no plain numbers "
+                             f"({one_line(ds[names[field]].datatype)[:60]}); choose another one")
         return ds[names[field]]
     listed = NAMES[field][not sure].split()
     lower = [name.lower() for name in listed]
     other = set(STANDARD_NAMES.values()) - {STANDARD_NAMES[field]}
 
     def rank(variable):
-        standard = getattr(variable, "standard_name", "")
+        standard = text_of(variable, "standard_name")
         named = variable.name.lower() in lower
         if variable.name in names.values() or standard in other or (
                 standard and named and (not sure or standard.startswith("sea_ice"))):
             return None
         place = (lower.index(variable.name.lower()), variable.name not in listed) if named else (
             len(lower), True)
-        by_axis = field in "xy" and getattr(variable, "axis", "") == field.upper()
+        by_axis = field in "xy" and text_of(variable, "axis") == field.upper()
         return (standard != STANDARD_NAMES[field], *place) if (
             named or by_axis or sure and standard == STANDARD_NAMES[field]) else None
 
@@ -169,7 +255,7 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf"), unit
     on the same axes. text: what was taken. Raises InputError where there is none of `wanted`.
     """
     grids = [variable for variable in ds.variables.values() if variable.ndim >= 2
-             and getattr(variable.dtype, "kind", "") in "iuf"]
+             and is_numeric(variable)]
     fields = {field: variable for field in wanted
               if (variable := find_variable(grids, field, names, path, ds)) is not None}
     unsure = {field: variable for field in wanted if field not in fields and (
@@ -188,7 +274,7 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf"), unit
     for name in "xy":
         lines = [variable for variable in ds.variables.values() if variable.ndim == 1
                  and variable.dimensions[0] in first.dimensions
-                 and getattr(variable.dtype, "kind", "") in "iuf"]
+                 and is_numeric(variable)]
         axis = find_variable(lines, name, names, path, ds)
         if axis is None and any(one.name.lower()[:3] in ("lon", "lat") for one in
                                 (lines or ds.variables.values())):
@@ -199,6 +285,10 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf"), unit
         told = None if "thk" not in wanted and length_units(axis) else units  # --units: the map's
         axes[name] = (axis.dimensions[0], *axis_values(axis, path, told, notes))
         fields[name] = axis
+    if axes["x"][0] == axes["y"][0] or len(set(first.dimensions)) < first.ndim:
+        raise InputError(f"{path}: {first.name} {first.dimensions}: which of them is x and which "
+                         f"is y is not said, {fields['x'].name} and {fields['y'].name} have one "
+                         "dimension; give each its own (HDF5: a dimension scale)")
     for field in [field for field in wanted if field in fields and field not in names]:
         if not {axes["x"][0], axes["y"][0]} <= set(fields[field].dimensions):
             del fields[field]  # of other axes
@@ -221,10 +311,17 @@ def length_units(variable):
 
 
 def read_values(variable, index=...):
-    """Values of a NetCDF variable as float64, masked where missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of attributes that do not fit the type
-        return np.ma.asarray(variable[index], np.float64)
+    """Values of a NetCDF variable as float64, masked where missing; InputError if unreadable."""
+    path = variable.group().filepath()
+    for key, default in (("scale_factor", 1), ("add_offset", 0)):
+        number_of(variable, key, default, path)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # of attributes that do not fit the type
+            return np.ma.asarray(variable[index], np.float64)
+    except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
+        raise InputError(f"{path}: {variable.name} cannot be read, the file may be truncated "
+                         f"({one_line(error)})") from None
 
 
 def refused_degrees(path, why):
@@ -240,13 +337,15 @@ def axis_values(variable, path, units, notes):
     km, whatever the file says.
     """
     name, said = variable.name, length_units(variable)
-    values = np.ma.filled(read_values(variable), np.nan)
+    variable.set_auto_mask(False)  # no coordinate is missing: -9999 m is one, whatever the fill
+    values = read_values(variable).filled(np.nan)
+    variable.set_auto_mask(True)
     n, about = len(values), " ".join(str(getattr(variable, key, "")) for key in
                                      ("units", "standard_name", "long_name")).lower()
     if units is None and not said and any(
             word in f"{about} {name.lower()}" for word in ("degree", "longitude", "latitude")):
         raise refused_degrees(path, f"{name}: the axes are longitude and latitude")
-    if n < 2 or not np.isfinite(values).all():
+    if n < 2 or not (np.abs(values) < 1e9).all():  # so far is no place on Earth
         raise InputError(f"{path}: {name} has " + (
             f"{n} cells, expected 2 or more" if n < 2 else "missing values") + "; mend the axis")
     step, reach = (values[-1] - values[0]) / (n - 1), np.abs(values).max()
@@ -326,11 +425,11 @@ def read_time(path, dim):
     """The time axis of a file for another one: values, attributes, bounds (record, 2) or None."""
     with open_netcdf(path) as ds:
         axis = ds.variables.get(dim)
-        if axis is None or axis.ndim != 1 or getattr(axis.dtype, "kind", "") not in "iuf":
+        if axis is None or axis.ndim != 1 or not is_numeric(axis):
             return np.arange(len(ds.dimensions[dim])), {"long_name": f"record along {dim}"}, None
         about = {key: axis.getncattr(key) for key in axis.ncattrs()
                  if key in ("units", "calendar", "long_name", "standard_name")}
-        bounds = ds.variables.get(getattr(axis, "bounds", None))
+        bounds = ds.variables.get(text_of(axis, "bounds"))
         return np.ma.filled(read_values(axis)), about, (
             None if bounds is None else np.ma.filled(read_values(bounds)))
 
@@ -354,24 +453,20 @@ def read_field(variable, field, axes, record, path, counts=None, rows=slice(None
     parts = {x_dim: columns, y_dim: rows, along: number}
     index = tuple(parts.get(dim, 0) for dim in variable.dimensions)
     counts, (low, high) = {} if counts is None else counts, PLAUSIBLE_M[field]
-    try:
-        values = read_values(variable, index)
-        hidden = np.ma.getmaskarray(values)
-        if field == "thk" and hidden.any() and any("valid" in key for key in variable.ncattrs()):
-            variable.set_auto_mask(False)
-            whole = read_values(variable, index)
-            variable.set_auto_mask(True)
-            counts[f"{name}: valid_range (or _min, _max) makes {{}} cells with ice missing"] = (
-                np.count_nonzero(hidden & (whole > LEAST_ICE_M) & (whole <= high)))
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {name} cannot be read, the file may be truncated "
-                         f"({one_line(error)})") from None
+    values = read_values(variable, index)
+    hidden = np.ma.getmaskarray(values)
+    if field == "thk" and hidden.any() and any("valid" in key for key in variable.ncattrs()):
+        variable.set_auto_mask(False)
+        whole = read_values(variable, index)
+        variable.set_auto_mask(True)
+        counts[f"{name}: valid_range (or _min, _max) makes {{}} cells with ice missing"] = (
+            np.count_nonzero(hidden & (whole > LEAST_ICE_M) & (whole <= high)))
     values = np.ma.filled(values, np.nan)
     if np.isinf(values).any():
         raise InputError(f"{path}: {name} has {np.isinf(values).sum()} infinite values; "
                          "mark them as missing (_FillValue) or mend them")
-    scale = float(getattr(variable, "scale_factor", 1))
-    offset = float(getattr(variable, "add_offset", 0))
+    scale = number_of(variable, "scale_factor", 1, path)
+    offset = number_of(variable, "add_offset", 0, path)
     listed = [scale * fill + offset for fill in UNDECLARED_FILLS if scale == 1 or abs(fill) > 32000]
     narrow = np.float32(np.clip(values, -2e9, 2e9))
     fills = np.isin(narrow, np.float32(listed)) | (np.abs(narrow) > 1e9)
@@ -413,6 +508,24 @@ def find_citation(ds):
                  if "citation" in key.lower() or "reference" in key.lower()), "")
 
 
+def check_memory(path, rows, columns):
+    """Raise InputError where a map of so many cells is larger than the free memory, if known."""
+    needed, free = rows * columns * MAP_BYTES, np.inf
+    with contextlib.suppress(ImportError, OSError, KeyError, IndexError, ValueError):
+        import resource  # Linux alone says all of this
+        lines = {line.split()[0]: int(line.split()[1]) for line in [
+            *Path("/proc/meminfo").read_text().splitlines(),
+            *(line for line in Path("/proc/self/status").read_text().splitlines()
+              if line.startswith("VmSize:"))]}
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        free = min(1024 * lines["MemAvailable:"], np.inf if limit == resource.RLIM_INFINITY else
+                   limit - 1024 * lines["VmSize:"])
+    if needed > free:
+        raise InputError(f"{path}: {rows} x {columns} cells need about {needed / 1e9:.1f} GB of "
+                         f"memory, {max(free, 0) / 1e9:.1f} GB are free; cut out a part first: "
+                         f"ncks -d x,0,999 -d y,0,999 {Path(path).name} PART.nc")
+
+
 def read_map(path, record=-1, names=None, units=None, densities=None, sha256=None):
     """Read an ice-sheet map in any of the usual layouts; returns a map (see the top of this file).
 
@@ -430,6 +543,8 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
         dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
         if not np.isclose(dx, dy, rtol=1e-3):
             raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
+
+        check_memory(path, len(y), len(x))
 
         def read(field):
             return read_field(found[field], field, axes, record, path, counts)

@@ -16,6 +16,7 @@ import scipy.ndimage
 from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
 from sklearn.model_selection import train_test_split
 
+import albmap
 import maps
 import prepare_data
 import projections
@@ -599,13 +600,13 @@ def test_download_is_unpacked_checked_and_kept(server, folder, capsys):
     address, served = server
     zipped_albmap(served / "map.nc.zip", members=("../../x.nc",))
     (folder / "x.nc").write_text("the user's own")
-    path = prepare_data.download_albmap(f"{address}/map.nc.zip")
+    path = albmap.download_albmap(f"{address}/map.nc.zip")
     assert sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*")) == [
         "data", "data/ALBMAPv1.nc", "x.nc"]
     assert (folder / "x.nc").read_text() == "the user's own"
     assert maps.read_map(path)["thk"].max() == 4400
     assert "doi:10.1594/PANGAEA.734145" in capsys.readouterr().out
-    assert prepare_data.download_albmap("http://127.0.0.1:1/never") == path  # there already
+    assert albmap.download_albmap("http://127.0.0.1:1/never") == path  # there already
 
 
 @pytest.mark.parametrize("page, message", [
@@ -625,7 +626,7 @@ def test_failed_download_is_named_and_leaves_nothing(server, folder, page, messa
         packed[100:1000] = bytes(range(250, 25, -1)) * 4
         (served / page).write_bytes(packed)
     with pytest.raises(InputError, match=re.escape(message)):
-        prepare_data.download_albmap(f"{address}/{page}", timeout_s=1)
+        albmap.download_albmap(f"{address}/{page}", timeout_s=1)
     assert list((folder / "data").iterdir()) == []
 
 
