@@ -289,6 +289,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
     utils.check_output(output, map_file, bed_file)
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = model.open_run(run, scale, options["densities"])
+    utils.check_output(output, settings["patches"])
     used = utils.with_densities(settings, options["densities"])
     of_map, weights = map_options_beside(options, settings, bed_file), model.weights_sha256(run)
     several = not isinstance(record, int)
