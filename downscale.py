@@ -64,7 +64,8 @@ def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
     since. Raises InputError where the run needs one, or it is of another projection or place.
     """
     if bed_file is None:
-        if ice_map["topg"] is None and model.needs_topg(settings):
+        if model.needs_topg(settings) and (
+                ice_map["topg"] is None or np.isnan(ice_map["topg"]).all()):
             raise InputError(f"{ice_map['path']}: no bed (topg) in it, and run {settings['run']} "
                              "needs one; give it with --bed, or use a run trained with --channels "
                              "thk")

@@ -118,11 +118,11 @@ def open_netcdf(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of types that are not read, before an error says it
-            ds = netCDF4.Dataset(path)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            needed, ds = classic_size(path), netCDF4.Dataset(path)
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError) as error:
         raise InputError(f"{path}: not a readable NetCDF file, or truncated ({one_line(error)})"
                          ) from None
-    size, needed = path.stat().st_size, classic_size(path)
+    size = path.stat().st_size
     if size < needed:  # the library reads zeros there
         ds.close()
         raise InputError(f"{path}: {size} bytes, its header needs {needed}: truncated; copy or "
@@ -133,7 +133,8 @@ def open_netcdf(path):
 def classic_size(path):
     """Bytes that a NetCDF-3 file must have by its own header; 0 of any other file.
 
-    The header is that of the classic format (CDF-1, CDF-2, CDF-5), big-endian.
+    The header is that of the classic format (CDF-1, CDF-2, CDF-5), big-endian. Raises EOFError,
+    KeyError or IndexError where it is cut short or damaged.
     """
     sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}  # of the types
     with open(path, "rb") as file:
@@ -143,7 +144,10 @@ def classic_size(path):
         wide = 8 if magic[3] == 5 else 4
 
         def number(size=wide):
-            return int.from_bytes(file.read(size), "big")
+            part = file.read(size)
+            if len(part) < size:
+                raise EOFError("the header ends too soon")
+            return int.from_bytes(part, "big")
 
         def skip(size):
             file.seek(size + -size % 4, 1)
@@ -175,8 +179,8 @@ def classic_size(path):
                           0 in shape[:1]))
         moving = [size for _, size, moves in parts if moves]
         step = moving[0] if len(moving) == 1 else sum(size + -size % 4 for size in moving)
-        return max((start + size + (step * (records - 1) if moves else 0)
-                    for start, size, moves in parts if records or not moves), default=0)
+        return max([file.tell(), *(start + size + (step * (records - 1) if moves else 0)
+                                   for start, size, moves in parts if records or not moves)])
 
 
 def is_numeric(variable):
@@ -622,9 +626,13 @@ def open_bed(path, record=-1, names=None, units=None):
             return field[::step_y, ::step_x]
 
         picked = pick_record(variable, x_dim, y_dim, record, path, is_asked_for=True)
-        counts, step = {}, max(READ_CELLS // len(x), 1)
+        counts, step, known = {}, max(READ_CELLS // len(x), 1), False
         for start in range(0, len(y), step):  # what is wrong anywhere is said before the work
-            read_field(variable, "topg", axes, record, path, counts, slice(start, start + step))
+            known |= bool(np.isfinite(read_field(
+                variable, "topg", axes, record, path, counts, slice(start, start + step))).any())
+        if not known:
+            raise InputError(f"{path}: the bed ({variable.name}) is missing in every cell; give "
+                             "another")
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
         crs = projections.read_crs(ds, variable, notes, factor)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
