@@ -47,6 +47,8 @@ def call(script, words):
         try:
             utils.run_script(lambda: SCRIPTS[script].main([str(word) for word in words]))
         except SystemExit as stopped:
+            if stopped.code == 130:  # Ctrl-C is for the campaign
+                raise KeyboardInterrupt from None
             return stopped.code or 0, errors.getvalue()
         except BaseException as error:  # what a user would see as a traceback
             return 1, f"Traceback\n{type(error).__name__}: {error}\n"
@@ -256,7 +258,7 @@ def try_map(rng, number):
     """Whether a random map is treated as it should be by prepare_data, or by downscale."""
     path = Path("bad.nc")
     kind, words, right = make_bad_map(rng, path)
-    command = ("prepare", "fine", "hindcast")[rng.integers(3)]
+    command = ("prepare", "prepare", "fine", "hindcast")[rng.integers(4)]
     if kind == "minus 9999" or command == "prepare":
         script = "prepare_data"
         words = ["--scale", 4, "--input", path, "--output", "new.nc", *WINDOW, *words]
