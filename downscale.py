@@ -557,11 +557,11 @@ def main(argv=None):
         raise InputError("--bed-time: goes with --bed BED.nc")
     run = utils.check_run_name(args.run)
     record, bed_record = args.time or "-1", -1 if args.bed_time is None else args.bed_time
-    if not re.fullmatch(r"-?\d+|all|(-?\d+)?:(-?\d+)?", record) or (
-            args.hindcast and not re.fullmatch(r"-?\d+", record)):
-        raise InputError(f"--time {record}: expected the number of a record"
+    if not re.fullmatch(r"-?\d{1,9}|all|(-?\d{1,9})?:(-?\d{1,9})?", record) or (
+            args.hindcast and not re.fullmatch(r"-?\d{1,9}", record)):
+        raise InputError(f"--time {record[:20]}: expected the number of a record"
                          + ("" if args.hindcast else ", a range N:M, or all"))
-    record = int(record) if re.fullmatch(r"-?\d+", record) else record
+    record = int(record) if re.fullmatch(r"-?\d{1,9}", record) else record
     options = maps.map_options(args)
     figures.choose_screen(args.show)
     model.set_up_device()

@@ -891,20 +891,22 @@ def test_hindcast_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
     assert metrics["all"]["n_cells"] == 16 * 16 - 16
 
 
-@pytest.mark.parametrize("ice", ["none", "unknown"])
-def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys, ice):
+@pytest.mark.parametrize("values", [0, np.nan])
+def test_hindcast_of_a_bed_that_is_missing_everywhere_is_refused(folder, values):
     write_run()
-    thk, topg = np.zeros((16, 16)), np.full((16, 16), 100.0)
-    if ice == "unknown":
-        thk[...] = topg[...] = np.nan
-    save_map("coarse.nc", thk, topg, spacing_m=5000.0)
+    save_map("coarse.nc", np.full((16, 16), values), np.full((16, 16), np.nan), spacing_m=5000.0)
+    with pytest.raises(InputError, match="no bed"):
+        downscale.hindcast("made", "coarse.nc")
+    assert not (folder / "results").exists()
+
+
+def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys):
+    write_run()
+    save_map("coarse.nc", np.zeros((16, 16)), np.full((16, 16), 100.0), spacing_m=5000.0)
     downscale.hindcast("made", "coarse.nc")
     metrics = hindcast_file()
     assert metrics["all"]["ratio"] == {}
     assert "+0.00" not in capsys.readouterr().out.replace("+0.0 ", "")  # no volume, no per cent
-    if ice == "unknown":
-        assert metrics["all"] == {"n_cells": 0, "errors": {}, "ratio": {}}
-        assert not list((folder / "results" / "made").glob("*.png"))
 
 
 def test_two_maps_of_one_name_keep_their_results_apart(folder):
