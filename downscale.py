@@ -11,7 +11,6 @@ writes FINE.nc, and scores and figures to results/<run>/. Nothing is trained her
 """
 
 import contextlib
-import hashlib
 import json
 import re
 import time
@@ -27,6 +26,7 @@ import flow
 import maps
 import model
 import prepare_data
+import projections
 import runs
 import uncertainty
 import utils
@@ -67,7 +67,8 @@ def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
     since. Raises InputError where the run needs one, or it is of another projection or place.
     """
     if bed_file is None:
-        if ice_map["topg"] is None and model.needs_topg(settings):
+        if model.needs_topg(settings) and (
+                ice_map["topg"] is None or np.isnan(ice_map["topg"]).all()):
             raise InputError(f"{ice_map['path']}: no bed (topg) in it, and run {settings['run']} "
                              "needs one; give it with --bed, or use a run trained with --channels "
                              "thk")
@@ -76,9 +77,9 @@ def open_bed(ice_map, settings, bed_file=None, record=-1, options=None):
     options = {key: (options or {}).get(key) for key in ("names", "units")}
     with maps.open_bed(bed_file, record, **options) as bed:
         crs = ice_map["crs"] or {  # taken for EPSG:3031, of whatever ellipsoid
-            key: value for key, value in prepare_data.EPSG_3031.items()
-            if prepare_data.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
-        different = utils.crs_differences(crs, bed["crs"])
+            key: value for key, value in projections.EPSG_3031.items()
+            if projections.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
+        different = projections.crs_differences(crs, bed["crs"])
         if different:
             raise InputError(f"{bed_file}: its projection is not that of {ice_map['name']} "
                              f"({different}); reproject it first")
@@ -214,22 +215,6 @@ def refine(chain, ice_map, bed, settings, scale, baselines=False, what="tile", p
 # ---------------------------------------------------------------- a finer map, as a file
 
 
-def code_sha256():
-    """SHA-256 of the scripts: with others a map may come out otherwise."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(
-        Path(__file__).parent.glob("*.py")))).hexdigest()
-
-
-def is_made(path, attributes):
-    """Whether the file `path` is there, which means whole, and says that all was the same."""
-    if not Path(path).exists():
-        return False
-    with contextlib.suppress(InputError), maps.open_netcdf(path) as ds:  # another file
-        return all(getattr(ds, name, None) == value for name, value in attributes.items()
-                   if name not in ("history", "comment", "model_scores"))
-    return False
-
-
 def write_fine_map(path, records, first, bed, crs, scale, chunk, attributes, densities,
                    time_axis=None, strip=slice(None)):
     """Write the tiles of refine to a map file, at `path` only when it is whole.
@@ -324,29 +309,19 @@ def result_path(run, kind, path, ice_map, bed, scale):
     return utils.RESULTS / run / f"{kind}_{Path(path).stem}{record}_x{scale}_{'_'.join(sources)}"
 
 
-def with_turns(settings, turns):
-    """Settings of a run, average_turns the number `turns` (see model.predict); None: the run's."""
-    own = 8 if settings["average_turns"] is True else int(settings["average_turns"]) or 1
-    if turns in (None, own):
-        return settings | {"average_turns": own}
-    if "uncertainty" in settings:
-        print("note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of "
-              f"{turns}")
-    return {key: value for key, value in settings.items() if key != "uncertainty"} | {
-        "average_turns": turns}
-
-
 def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_record=-1,
               options=None, turns=None, part=(1, 1)):
     """Make a coarse map finer with a run and write it to `output`, CF-1.8 NetCDF; and a figure.
 
     record: a number, or a range, see utils.chosen_records; options: see maps.map_options; turns:
-    see with_turns; part: see map_tiles, one of several has no figure. A file that is_made is left.
+    see runs.with_turns; part: see map_tiles, one of several has no figure. A file that is made
+    (runs.is_made) is left.
     """
     utils.check_output(output, map_file, bed_file)
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = runs.open_run(run, scale, options["densities"])
-    used = with_turns(utils.with_densities(settings, options["densities"]), turns)
+    utils.check_output(output, settings["patches"])
+    used = runs.with_turns(utils.with_densities(settings, options["densities"]), turns)
     of_map, weights = map_options_beside(options, settings, bed_file), runs.weights_sha256(run)
     several = not isinstance(record, int)
     ice_map = maps.read_map(map_file, 0 if several else record, **of_map)
@@ -367,10 +342,10 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
     strip = slice(scale * tiles[0][0][0].start, scale * tiles[-1][0][0].stop)
     spacing_m, densities = ice_map["spacing_m"], utils.densities_of(used["data"])
     crs, notes = ice_map["crs"], list(ice_map["notes"])
-    if not crs and prepare_data.looks_antarctic(ice_map):
+    if not crs and projections.looks_antarctic(ice_map):
         notes.append("the map says nothing of its projection and fits Antarctica's: taken for "
                      "EPSG:3031")
-        crs = prepare_data.EPSG_3031
+        crs = projections.EPSG_3031
         print(f"note: {notes[-1]}")
     with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
         if bed and bed["change"]:
@@ -408,7 +383,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
                    "which what is equal all over a coarse cell is left out: correlated over "
                    f"{uncertainty.BED_LENGTH_M / 1000:g} km" if bed and bed["read_error"]
                    else "are not in it")) or "",
-            "versions": json.dumps(utils.versions()), "code_sha256": code_sha256(),
+            "versions": json.dumps(utils.versions()), "code_sha256": runs.code_sha256(),
             "comment": "; ".join(["thk averaged over the cells of the coarse map gives it back",
                                   *notes]),
             **({"synthetic": "yes"} if ice_map["synthetic"] else {})}
@@ -430,7 +405,7 @@ def downscale(run, map_file, output, bed_file=None, scale=None, record=-1, bed_r
                 yield each, refine(chain, each, of_record, used, scale, False, what, part)
 
         halo, side = tile_sides(settings, scale)
-        if is_made(output, attributes):
+        if runs.is_made(output, attributes):
             print(f"{output}: complete, left as it is")
         else:
             apart, lost = write_fine_map(
@@ -528,7 +503,7 @@ def score_map(by_method, fine, coarse, settings, scale):
     places, scores = {}, {
         "all": score(near), "n_lost": int((ice & ~known).sum()), "by_place": {}, "checks": {},
         "by_type": {name: score(cells) for name, cells in types.items()}}
-    if crs and fine["crs"] and not utils.crs_differences(crs, fine["crs"]):
+    if crs and fine["crs"] and not projections.crs_differences(crs, fine["crs"]):
         x0, x1, y0, y1 = settings["data"]["window"]
         window = (((fine["y"] >= y0) & (fine["y"] <= y1))[:, None]
                   & (fine["x"] >= x0) & (fine["x"] <= x1))
@@ -557,12 +532,12 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
              turns=None):
     """Reduce a fine map to cell means, rebuild it with a run, and score that against the map.
 
-    options: see maps.map_options; turns: see with_turns.
+    options: see maps.map_options; turns: see runs.with_turns.
     Writes results/<run>/hindcast_<map>_x<scale>_<checksum>.json and .png; returns the metrics.
     """
     options = maps.NO_OPTIONS | (options or {})
     settings, scale, chain = runs.open_run(run, scale, options["densities"])
-    used = with_turns(utils.with_densities(settings, options["densities"]), turns)
+    used = runs.with_turns(utils.with_densities(settings, options["densities"]), turns)
     ice_map = maps.read_map(map_file, record, **map_options_beside(options, settings, bed_file))
     prepare_data.print_map_notes(ice_map)
     with open_bed(ice_map, settings, bed_file, bed_record, options) as bed:
@@ -572,6 +547,9 @@ def hindcast(run, map_file, bed_file=None, scale=None, record=-1, bed_record=-1,
                 print(own_bed_text(ice_map, topg, bed))
             ice_map["topg"] = topg
             ice_map["unknown"] &= np.isnan(ice_map["topg"])
+    if model.needs_topg(settings) and np.isnan(ice_map["topg"]).all():
+        raise InputError(f"{bed_file or map_file}: the bed is missing in every cell of the map; "
+                         "give another with --bed")
     fine, coarse = coarsen(ice_map, scale)
     if fine["thk"].shape != ice_map["thk"].shape:
         print(f"{scale}x: {fine['thk'].shape[0]} x {fine['thk'].shape[1]} of the "
@@ -641,16 +619,16 @@ def main(argv=None):
         raise InputError("--bed-time: goes with --bed BED.nc")
     run = utils.check_run_name(args.run)
     record, bed_record = args.time or "-1", -1 if args.bed_time is None else args.bed_time
-    if not re.fullmatch(r"-?\d+|all|(-?\d+)?:(-?\d+)?", record) or (
-            args.hindcast and not re.fullmatch(r"-?\d+", record)):
-        raise InputError(f"--time {record}: expected the number of a record"
+    if not re.fullmatch(r"-?\d{1,9}|all|(-?\d{1,9})?:(-?\d{1,9})?", record) or (
+            args.hindcast and not re.fullmatch(r"-?\d{1,9}", record)):
+        raise InputError(f"--time {record[:20]}: expected the number of a record"
                          + ("" if args.hindcast else ", a range N:M, or all"))
     part = re.fullmatch(r"0*([1-9]\d*)/0*([1-9]\d*)", args.part or "1/1")
     part = part and tuple(map(int, part.groups()))
     if not part or part[0] > part[1] or (args.part and args.hindcast):
         raise InputError(f"--part {args.part}: expected K/N, the K-th of N parts, from 1/N to N/N, "
                          "with --output")
-    record = int(record) if re.fullmatch(r"-?\d+", record) else record
+    record = int(record) if re.fullmatch(r"-?\d{1,9}", record) else record
     options = maps.map_options(args)
     figures.choose_screen(args.show)
     model.set_up_device()

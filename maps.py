@@ -21,6 +21,7 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
 
 import contextlib
 import functools
+import math
 import re
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 
+import projections
 from utils import DENSITIES, LEAST_ICE_M, STANDARD_NAMES, InputError, file_sha256, is_ice, one_line
 
 # Names of each field in map files, then those too short or too general to be sure of, which count
@@ -49,29 +51,9 @@ PLAUSIBLE_M = {"thk": (-np.inf, 6000), "topg": (-13000, 9000), "usrf": (-13000, 
                "lsrf": (-13000, 9000), "topg_error": (-np.inf, 9000)}
 UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)  # and all that is beyond 1e9
 NO_OPTIONS = {"names": {}, "units": None, "densities": None}  # see map_options
+MAP_BYTES = 40  # that reading a cell of a map takes at the most
 READ_CELLS = 4_000_000  # of a bed that are read at a time, to check them
 LEAST_WIDTH = 5000  # an axis without units that is narrower is in km: no ice sheet is 5 km wide
-# Projections of PROJ texts: CF name; where CF puts lon_0 and k_0.
-PROJECTIONS = {
-    "stere": ("polar_stereographic", "straight_vertical_longitude_from_pole",
-              "scale_factor_at_projection_origin"),
-    "tmerc": ("transverse_mercator", "longitude_of_central_meridian",
-              "scale_factor_at_central_meridian"),
-    "laea": ("lambert_azimuthal_equal_area", "longitude_of_projection_origin", ""),
-    "lcc": ("lambert_conformal_conic", "longitude_of_central_meridian", ""),
-    "aea": ("albers_conical_equal_area", "longitude_of_central_meridian", ""),
-}
-ELLIPSOIDS = {"WGS84": (6378137.0, 298.257223563), "GRS80": (6378137.0, 298.257222101),
-              "NAD83": (6378137.0, 298.257222101), "bessel": (6377397.155, 299.1528128),
-              "intl": (6378388.0, 297.0)}
-PROJ_NUMBERS = {"zone", "lat_0", "lat_ts", "lat_1", "lat_2", "lon_0", "k", "k_0", "x_0", "y_0", "a",
-                "b", "rf", "R"}
-PROJ_WORDS = {"proj", "south", "datum", "ellps", "units", "no_defs", "type", "wktext", "towgs84"}
-GLOBAL_CRS = ("proj4", "pyproj_srs", "crs", "spatial_ref", "crs_wkt", "proj", "projection", "epsg")
-POLAR = "+proj=stere +datum=WGS84 +lat_0={} +lat_ts={} +lon_0={}"
-EPSG = {"3031": POLAR.format(-90, -71, 0), "3413": POLAR.format(90, 70, -45)} | {
-    f"32{6 + south}{zone:02d}": f"+proj=utm +datum=WGS84 +zone={zone}{' +south' * south}"
-    for zone in range(1, 61) for south in (0, 1)}
 
 
 # ------------------------------------------------------------------ options
@@ -137,10 +119,95 @@ def open_netcdf(path):
             raise InputError(f"{path}: a GeoTIFF; make a NetCDF file of it: gdal_translate -of "
                              f"netCDF {path} {path.stem}.nc, then --names thk=Band1")
     try:
-        return netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of types that are not read, before an error says it
+            needed, ds = classic_size(path), netCDF4.Dataset(path)
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError) as error:
         raise InputError(f"{path}: not a readable NetCDF file, or truncated ({one_line(error)})"
                          ) from None
+    size = path.stat().st_size
+    if size < needed:  # the library reads zeros there
+        ds.close()
+        raise InputError(f"{path}: {size} bytes, its header needs {needed}: truncated; copy or "
+                         "download it again")
+    return ds
+
+
+def classic_size(path):
+    """Bytes that a NetCDF-3 file must have by its own header; 0 of any other file.
+
+    The header is that of the classic format (CDF-1, CDF-2, CDF-5), big-endian. Raises EOFError,
+    KeyError or IndexError where it is cut short or damaged.
+    """
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}  # of the types
+    with open(path, "rb") as file:
+        magic = file.read(4)
+        if magic[:3] != b"CDF":
+            return 0
+        wide = 8 if magic[3] == 5 else 4
+
+        def number(size=wide):
+            part = file.read(size)
+            if len(part) < size:
+                raise EOFError("the header ends too soon")
+            return int.from_bytes(part, "big")
+
+        def skip(size):
+            file.seek(size + -size % 4, 1)
+
+        def skip_attributes():
+            number(4)
+            for _ in range(number()):
+                skip(number())
+                kind = number(4)
+                skip(number() * sizes[kind])
+
+        records, lengths, parts = number(), [], []
+        if records == 256**wide - 1:  # still being written: how many is not said
+            records = 0
+        number(4)
+        for _ in range(number()):
+            skip(number())
+            lengths.append(number())
+        skip_attributes()
+        number(4)
+        for _ in range(number()):
+            skip(number())
+            shape = [lengths[number()] for _ in range(number())]
+            skip_attributes()
+            size = sizes[number(4)]
+            number()  # its size, as the file says it, wrong beyond 4 GB
+            start = number(4 if magic[3] == 1 else 8)
+            parts.append((start, size * math.prod(shape[1:] if 0 in shape[:1] else shape),
+                          0 in shape[:1]))
+        moving = [size for _, size, moves in parts if moves]
+        step = moving[0] if len(moving) == 1 else sum(size + -size % 4 for size in moving)
+        return max([file.tell(), *(start + size + (step * (records - 1) if moves else 0)
+                                   for start, size, moves in parts if records or not moves)])
+
+
+def is_numeric(variable):
+    """Whether a NetCDF variable holds plain numbers: no text, compound, complex, ragged or enum."""
+    return isinstance(variable.datatype, np.dtype) and variable.datatype.kind in "iuf"
+
+
+def text_of(variable, key):
+    """An attribute of a variable as text; "" where it has none, or one that is no text."""
+    value = getattr(variable, key, "")
+    return value if isinstance(value, str) else ""
+
+
+def number_of(variable, key, default, path):
+    """An attribute of a variable as a number; InputError where it is none."""
+    value = getattr(variable, key, default)
+    try:
+        number = float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        number = np.nan
+    if isinstance(value, str) or not np.isfinite(number) or (key, number) == ("scale_factor", 0):
+        raise InputError(f"{path}: {variable.name} has the {key} {value!r}, expected a number; "
+                         "mend the attribute (ncatted)")
+    return number
 
 
 def contents(ds):
@@ -162,20 +229,23 @@ def find_variable(variables, field, names, path, ds, sure=True):
         if names[field] not in ds.variables:
             raise InputError(f"{path}: --names {field}={names[field]}: no such variable; "
                              + contents(ds))
+        if not is_numeric(ds[names[field]]):
+            raise InputError(f"{path}: --names {field}={names[field]}: holds no plain numbers "
+                             f"({one_line(ds[names[field]].datatype)[:60]}); choose another one")
         return ds[names[field]]
     listed = NAMES[field][not sure].split()
     lower = [name.lower() for name in listed]
     other = set(STANDARD_NAMES.values()) - {STANDARD_NAMES[field]}
 
     def rank(variable):
-        standard = getattr(variable, "standard_name", "")
+        standard = text_of(variable, "standard_name")
         named = variable.name.lower() in lower
         if variable.name in names.values() or standard in other or (
                 standard and named and (not sure or standard.startswith("sea_ice"))):
             return None
         place = (lower.index(variable.name.lower()), variable.name not in listed) if named else (
             len(lower), True)
-        by_axis = field in "xy" and getattr(variable, "axis", "") == field.upper()
+        by_axis = field in "xy" and text_of(variable, "axis") == field.upper()
         return (standard != STANDARD_NAMES[field], *place) if (
             named or by_axis or sure and standard == STANDARD_NAMES[field]) else None
 
@@ -193,7 +263,7 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf", "topg
     on the same axes. text: what was taken. Raises InputError where there is none of `wanted`.
     """
     grids = [variable for variable in ds.variables.values() if variable.ndim >= 2
-             and getattr(variable.dtype, "kind", "") in "iuf"]
+             and is_numeric(variable)]
     fields = {field: variable for field in wanted
               if (variable := find_variable(grids, field, names, path, ds)) is not None}
     unsure = {field: variable for field in wanted if field not in fields and (
@@ -211,7 +281,7 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf", "topg
     for name in "xy":
         lines = [variable for variable in ds.variables.values() if variable.ndim == 1
                  and variable.dimensions[0] in first.dimensions
-                 and getattr(variable.dtype, "kind", "") in "iuf"]
+                 and is_numeric(variable)]
         axis = find_variable(lines, name, names, path, ds)
         if axis is None and any(one.name.lower()[:3] in ("lon", "lat") for one in
                                 (lines or ds.variables.values())):
@@ -222,6 +292,10 @@ def find_variables(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf", "topg
         told = None if "thk" not in wanted and length_units(axis) else units  # --units: the map's
         axes[name] = (axis.dimensions[0], *axis_values(axis, path, told, notes))
         fields[name] = axis
+    if axes["x"][0] == axes["y"][0] or len(set(first.dimensions)) < first.ndim:
+        raise InputError(f"{path}: {first.name} {first.dimensions}: which of them is x and which "
+                         f"is y is not said, {fields['x'].name} and {fields['y'].name} have one "
+                         "dimension; give each its own (HDF5: a dimension scale)")
     for field in [field for field in wanted if field in fields and field not in names]:
         if not {axes["x"][0], axes["y"][0]} <= set(fields[field].dimensions):
             del fields[field]  # of other axes
@@ -244,10 +318,17 @@ def length_units(variable):
 
 
 def read_values(variable, index=...):
-    """Values of a NetCDF variable as float64, masked where missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of attributes that do not fit the type
-        return np.ma.asarray(variable[index], np.float64)
+    """Values of a NetCDF variable as float64, masked where missing; InputError if unreadable."""
+    path = variable.group().filepath()
+    for key, default in (("scale_factor", 1), ("add_offset", 0)):
+        number_of(variable, key, default, path)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # of attributes that do not fit the type
+            return np.ma.asarray(variable[index], np.float64)
+    except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
+        raise InputError(f"{path}: {variable.name} cannot be read, the file may be truncated "
+                         f"({one_line(error)})") from None
 
 
 def refused_degrees(path, why):
@@ -263,13 +344,15 @@ def axis_values(variable, path, units, notes):
     km, whatever the file says.
     """
     name, said = variable.name, length_units(variable)
-    values = np.ma.filled(read_values(variable), np.nan)
+    variable.set_auto_mask(False)  # no coordinate is missing: -9999 m is one, whatever the fill
+    values = read_values(variable).filled(np.nan)
+    variable.set_auto_mask(True)
     n, about = len(values), " ".join(str(getattr(variable, key, "")) for key in
                                      ("units", "standard_name", "long_name")).lower()
     if units is None and not said and any(
             word in f"{about} {name.lower()}" for word in ("degree", "longitude", "latitude")):
         raise refused_degrees(path, f"{name}: the axes are longitude and latitude")
-    if n < 2 or not np.isfinite(values).all():
+    if n < 2 or not (np.abs(values) < 1e9).all():  # so far is no place on Earth
         raise InputError(f"{path}: {name} has " + (
             f"{n} cells, expected 2 or more" if n < 2 else "missing values") + "; mend the axis")
     step, reach = (values[-1] - values[0]) / (n - 1), np.abs(values).max()
@@ -349,11 +432,11 @@ def read_time(path, dim):
     """The time axis of a file for another one: values, attributes, bounds (record, 2) or None."""
     with open_netcdf(path) as ds:
         axis = ds.variables.get(dim)
-        if axis is None or axis.ndim != 1 or getattr(axis.dtype, "kind", "") not in "iuf":
+        if axis is None or axis.ndim != 1 or not is_numeric(axis):
             return np.arange(len(ds.dimensions[dim])), {"long_name": f"record along {dim}"}, None
         about = {key: axis.getncattr(key) for key in axis.ncattrs()
                  if key in ("units", "calendar", "long_name", "standard_name")}
-        bounds = ds.variables.get(getattr(axis, "bounds", None))
+        bounds = ds.variables.get(text_of(axis, "bounds"))
         return np.ma.filled(read_values(axis)), about, (
             None if bounds is None else np.ma.filled(read_values(bounds)))
 
@@ -377,24 +460,20 @@ def read_field(variable, field, axes, record, path, counts=None, rows=slice(None
     parts = {x_dim: columns, y_dim: rows, along: number}
     index = tuple(parts.get(dim, 0) for dim in variable.dimensions)
     counts, (low, high) = {} if counts is None else counts, PLAUSIBLE_M[field]
-    try:
-        values = read_values(variable, index)
-        hidden = np.ma.getmaskarray(values)
-        if field == "thk" and hidden.any() and any("valid" in key for key in variable.ncattrs()):
-            variable.set_auto_mask(False)
-            whole = read_values(variable, index)
-            variable.set_auto_mask(True)
-            counts[f"{name}: valid_range (or _min, _max) makes {{}} cells with ice missing"] = (
-                np.count_nonzero(hidden & (whole > LEAST_ICE_M) & (whole <= high)))
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {name} cannot be read, the file may be truncated "
-                         f"({one_line(error)})") from None
+    values = read_values(variable, index)
+    hidden = np.ma.getmaskarray(values)
+    if field == "thk" and hidden.any() and any("valid" in key for key in variable.ncattrs()):
+        variable.set_auto_mask(False)
+        whole = read_values(variable, index)
+        variable.set_auto_mask(True)
+        counts[f"{name}: valid_range (or _min, _max) makes {{}} cells with ice missing"] = (
+            np.count_nonzero(hidden & (whole > LEAST_ICE_M) & (whole <= high)))
     values = np.ma.filled(values, np.nan)
     if np.isinf(values).any():
         raise InputError(f"{path}: {name} has {np.isinf(values).sum()} infinite values; "
                          "mark them as missing (_FillValue) or mend them")
-    scale = float(getattr(variable, "scale_factor", 1))
-    offset = float(getattr(variable, "add_offset", 0))
+    scale = number_of(variable, "scale_factor", 1, path)
+    offset = number_of(variable, "add_offset", 0, path)
     listed = [scale * fill + offset for fill in UNDECLARED_FILLS if scale == 1 or abs(fill) > 32000]
     narrow = np.float32(np.clip(values, -2e9, 2e9))
     fills = np.isin(narrow, np.float32(listed)) | (np.abs(narrow) > 1e9)
@@ -430,6 +509,30 @@ def derived_bed(thk, usrf, densities, notes):
     return np.where(~is_ice(thk) & (usrf == 0), np.nan, usrf - thk).astype(np.float32)
 
 
+def find_citation(ds):
+    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
+    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
+                 if "citation" in key.lower() or "reference" in key.lower()), "")
+
+
+def check_memory(path, rows, columns):
+    """Raise InputError where a map of so many cells is larger than the free memory, if known."""
+    needed, free = rows * columns * MAP_BYTES, np.inf
+    with contextlib.suppress(ImportError, OSError, KeyError, IndexError, ValueError):
+        import resource  # Linux alone says all of this
+        lines = {line.split()[0]: int(line.split()[1]) for line in [
+            *Path("/proc/meminfo").read_text().splitlines(),
+            *(line for line in Path("/proc/self/status").read_text().splitlines()
+              if line.startswith("VmSize:"))]}
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        free = min(1024 * lines["MemAvailable:"], np.inf if limit == resource.RLIM_INFINITY else
+                   limit - 1024 * lines["VmSize:"])
+    if needed > free:
+        raise InputError(f"{path}: {rows} x {columns} cells need about {needed / 1e9:.1f} GB of "
+                         f"memory, {max(free, 0) / 1e9:.1f} GB are free; cut out a part first: "
+                         f"ncks -d x,0,999 -d y,0,999 {Path(path).name} PART.nc")
+
+
 def read_map(path, record=-1, names=None, units=None, densities=None, sha256=None):
     """Read an ice-sheet map in any of the usual layouts; returns a map (see the top of this file).
 
@@ -447,6 +550,8 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
         dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
         if not np.isclose(dx, dy, rtol=1e-3):
             raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
+
+        check_memory(path, len(y), len(x))
 
         def read(field):
             return read_field(found[field], field, axes, record, path, counts)
@@ -470,7 +575,7 @@ def read_map(path, record=-1, names=None, units=None, densities=None, sha256=Non
         elif topg is not None and pick_record(found["topg"], x_dim, y_dim, -1, path)[2] > 1:
             topg_change = topg - read_field(found["topg"], "topg", axes, 0, path)
         picked = pick_record(first, x_dim, y_dim, record, path, is_asked_for=True)
-        about = {"crs": read_crs(ds, first, notes, factor),
+        about = {"crs": projections.read_crs(ds, first, notes, factor),
                  "citation": find_citation(ds), "record": picked[1],
                  "record_text": record_text(ds, *picked), "notes": tuple(notes), "taken": taken,
                  "records": (picked[0], picked[2]) if picked[0] else next((
@@ -491,9 +596,9 @@ def bed_of_map(ice_map):
     """The bed of a map in memory, as open_bed gives that of a file; None where the map has none."""
     if ice_map["topg"] is None:
         return None
-    reads = {"read": lambda rows, columns: ice_map["topg"][rows, columns], "read_error": None}
-    if ice_map["topg_error"] is not None:
-        reads["read_error"] = lambda rows, columns: ice_map["topg_error"][rows, columns]
+    reads = {name: (lambda rows, columns, field=ice_map[key]: field[rows, columns])
+             if ice_map[key] is not None else None
+             for name, key in (("read", "topg"), ("read_error", "topg_error"))}
     return {key: ice_map[key] for key in (
         "x", "y", "spacing_m", "name", "path", "sha256", "crs", "citation", "record_text", "taken",
         "notes")} | reads | {"change": None}
@@ -529,132 +634,17 @@ def open_bed(path, record=-1, names=None, units=None):
             return values[::step_y, ::step_x]
 
         picked = pick_record(variable, x_dim, y_dim, record, path, is_asked_for=True)
-        counts, step = {}, max(READ_CELLS // len(x), 1)
+        counts, step, known = {}, max(READ_CELLS // len(x), 1), False
         for start in range(0, len(y), step):  # what is wrong anywhere is said before the work
-            read_field(variable, "topg", axes, record, path, counts, slice(start, start + step))
+            known |= bool(np.isfinite(read_field(
+                variable, "topg", axes, record, path, counts, slice(start, start + step))).any())
+        if not known:
+            raise InputError(f"{path}: the bed ({variable.name}) is missing in every cell; give "
+                             "another")
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
-        crs = read_crs(ds, variable, notes, factor)
+        crs = projections.read_crs(ds, variable, notes, factor)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
-               "read": read, "read_error": functools.partial(read, field="topg_error") if (
-                   "topg_error" in found) else None,
-               "name": Path(path).name, "path": Path(path), "change": None,
+               "read": read, "read_error": (functools.partial(read, field="topg_error")
+                                            if "topg_error" in found else None), "name": Path(path).name, "path": Path(path), "change": None,
                "sha256": file_sha256(path), "crs": crs, "citation": find_citation(ds),
                "record_text": record_text(ds, *picked), "taken": taken, "notes": tuple(notes)}
-
-
-# ------------------------------------------------------------------ projections of map files
-
-
-def find_citation(ds):
-    """How a file wants to be cited: its first global attribute of that name; "" if it has none."""
-    return next((str(ds.getncattr(key)) for key in ds.ncattrs()
-                 if "citation" in key.lower() or "reference" in key.lower()), "")
-
-
-def read_crs(ds, variable=None, notes=None, factor=1):
-    """Attributes of the grid mapping of a file, lengths in m, to be written as they are, or {}.
-
-    That of `variable` (default: any), in both CF forms; else the only one in the file; else what
-    the global attributes say. notes: what was assumed is added. factor: metres to a unit of the
-    axes. Left out is what is of the variable's values, and GeoTransform, which is of other cells.
-    """
-    notes = [] if notes is None else notes
-    asked = [str(getattr(each, "grid_mapping", "")).split() for each in
-             ([variable] if variable is not None else ds.variables.values())]
-    named = [word.rstrip(":") for words in asked for word in words  # "crs" or "crs: x y"
-             if (word.endswith(":") or len(words) == 1) and word.rstrip(":") in ds.variables
-             and ds[word.rstrip(":")].ncattrs()]
-    if not named:
-        named = [name for name, each in ds.variables.items() if set(each.ncattrs()) & {
-            "grid_mapping_name", "spatial_ref", "crs_wkt", "proj4", "proj4_params"}]
-        named = named if len(named) == 1 else []
-        if named and variable is not None:
-            notes.append(f"projection: that of {named[0]}, the only one in the file")
-    if named:
-        mapping = ds[named[0]]
-        crs = {key: np.asarray(mapping.getncattr(key)).tolist() for key in mapping.ncattrs()
-               if key.lower() not in ("_fillvalue", "missing_value", "geotransform", "units",
-                                      "coordinates", "actual_range", "valid_range", "bounds")
-               and not key.startswith("_")}
-    else:
-        crs = {key: str(ds.getncattr(key)).strip() for key in ds.ncattrs()
-               if key.lower() in GLOBAL_CRS}
-    crs = {key: value for key, value in crs.items() if value not in ("", [])}
-    if "grid_mapping_name" not in crs and crs:
-        known = next(filter(None, (crs_of_text(str(value)) for value in crs.values())), None)
-        if known is None:
-            notes.append("projection not understood, copied as text: "
-                         + " ".join(str(next(iter(crs.values()))).split())[:60])
-        return metres_of_crs(known or crs, factor if known and "crs_wkt" in known else 1)
-    latitude = float(crs.get("latitude_of_projection_origin", 90))
-    if crs.get("grid_mapping_name") == "polar_stereographic" and 0 < abs(latitude) < 90 and (
-            "standard_parallel" not in crs):
-        notes.append(f"polar stereographic with its origin at {latitude:g}: taken for the latitude "
-                     "of true scale")
-        crs = {key: value for key, value in crs.items() if "scale_factor" not in key} | {
-            "standard_parallel": latitude,
-            "latitude_of_projection_origin": float(np.copysign(90, latitude))}
-    return metres_of_crs(crs, factor)
-
-
-def metres_of_crs(crs, factor):
-    """A grid mapping whose lengths are in m, of one for axes of `factor` metres a unit."""
-    crs, wkts = dict(crs), [key for key in ("crs_wkt", "spatial_ref") if key in crs]
-    kilometres = re.compile(r'"(?:kilomet[er]+s?|km)",\s*1000(?:\.0*)?', re.IGNORECASE)
-    if factor == 1 or (wkts and not any(kilometres.search(str(crs[key])) for key in wkts)):
-        return crs  # a WKT in metres: the numbers beside it are metres too
-    for key in ("false_easting", "false_northing"):
-        if key in crs:
-            crs[key] = float(crs[key]) * factor
-    for key in wkts:
-        text = kilometres.sub('"metre",1', crs[key])
-        text = re.sub(r'("false[ _](?:east|north)ing",)([-+.0-9eE]+)', lambda found: found[1]
-                      + f"{float(found[2]) * factor:g}", text, flags=re.IGNORECASE)
-        crs[key] = re.sub(r',\s*(?:AUTHORITY|ID)\["EPSG",\s*"?\d+"?\]\s*\]$', "]", text)
-    for key in ("proj4", "proj4_params"):
-        if key in crs:
-            crs[key] = str(crs[key]).replace("+units=km", "+units=m")
-    return crs
-
-
-def crs_of_text(text):
-    """Grid mapping of a PROJ text, an EPSG code of ice sheets or of UTM, or a WKT; None if unknown.
-    """
-    if re.match(r"(PROJCS|PROJCRS|PROJECTEDCRS|COMPD_CS|COMPOUNDCRS|BOUNDCRS)\s*\[", text):
-        return {"crs_wkt": text, "spatial_ref": text}
-    code = re.fullmatch(r"(?:(?:\+?init=)?epsg:+)?(\d+)", text.strip(), re.IGNORECASE)
-    text = EPSG.get(code[1], "") if code else text
-    said = dict((word.lstrip("+").split("=") + [""])[:2] for word in text.split())
-    kind = {"utm": "tmerc", "etmerc": "tmerc"}.get(said.get("proj"), said.get("proj"))
-    ellipsoid = ELLIPSOIDS.get(said.get("datum", said.get("ellps", "WGS84")))
-    try:
-        numbers = {key: float(value) for key, value in said.items() if key in PROJ_NUMBERS}
-        unknown = said.keys() - PROJ_NUMBERS - PROJ_WORDS
-        a = numbers.get("a", numbers.get("R", ellipsoid and ellipsoid[0]))
-        if kind not in PROJECTIONS or unknown or a is None or (
-                said.get("units", "m") not in ("m", "km")):
-            return None
-        name, lon, scale = PROJECTIONS[kind]
-        if said["proj"] == "utm":
-            numbers |= {"lon_0": 6 * numbers["zone"] - 183, "k_0": 0.9996, "x_0": 500000.0,
-                        "y_0": 1e7 if "south" in said else 0.0}
-    except (ValueError, KeyError):
-        return None
-    lat_0 = numbers.get("lat_0", 0.0)
-    if kind == "stere" and abs(lat_0) != 90:
-        return None
-    crs = {"grid_mapping_name": name, "latitude_of_projection_origin": lat_0,
-           lon: numbers.get("lon_0", 0.0), "false_easting": numbers.get("x_0", 0.0),
-           "false_northing": numbers.get("y_0", 0.0), "semi_major_axis": a}
-    if "R" in said or numbers.get("b") == a:
-        crs["semi_minor_axis"] = a
-    elif "b" in said:
-        crs["semi_minor_axis"] = numbers["b"]
-    else:
-        crs["inverse_flattening"] = numbers.get("rf", ellipsoid[1] if ellipsoid else 298.257223563)
-    parallels = [numbers[key] for key in ("lat_ts", "lat_1", "lat_2") if key in numbers]
-    if parallels:
-        crs["standard_parallel"] = parallels[0] if len(parallels) == 1 else parallels
-    elif scale:
-        crs[scale] = numbers.get("k_0", numbers.get("k", 1.0))
-    return crs

@@ -10,14 +10,8 @@ the scale and brought back to 41 x 41 by a cubic spline: the input. Each level a
 fine; the last is the map itself: the label.
 """
 
-import http.client
 import math
-import os
-import shutil
-import tempfile
-import urllib.request
-import zipfile
-import zlib
+import re
 from pathlib import Path
 
 import netCDF4
@@ -25,7 +19,9 @@ import numpy as np
 import scipy.ndimage
 from sklearn.model_selection import train_test_split
 
+import albmap
 import maps
+import projections
 import utils
 from utils import InputError
 
@@ -35,22 +31,7 @@ WINDOW = (-1741591, 2356950, -915923, 1131135)  # x0 x1 y0 y1 [m]: 820 x 410 cel
 TEST_SIZE = 0.3               # share of the patches held out: 60 of 200
 VALIDATION_SIZE = 0.1         # share of the training patches that chooses the best epoch: 14 of 140
 BLOCK = (5, 4)  # rows and columns of patches in a block of the block split (1025 x 820 km)
-ALBMAP_URL = "https://store.pangaea.de/Publications/LeBrocq_et_al_2010/ALBMAPv1.nc.zip"
-ALBMAP_CITATION = (
-    "Le Brocq A.M., Payne A.J., Vieli A. (2010), ALBMAP v1, Earth Syst. Sci. Data 2, "
-    "247-260, doi:10.5194/essd-2-247-2010 (data doi:10.1594/PANGAEA.734145)"
-)
-DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 # -----------------------------------------------------------------------------------------------
-
-# Antarctic polar stereographic, and how far from the pole its maps reach [m].
-EPSG_3031 = {
-    "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
-    "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
-    "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
-    "epsg_code": "EPSG:3031",
-}
-ANTARCTIC_EXTENT = 3333e3
 
 # What decides the numbers in a file of patches: `data` in the settings of a run.
 DATA_KEYS = {
@@ -137,60 +118,6 @@ def synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     return maps.make_map(
         x, y, thk, topg.astype(np.float32), name=f"synthetic ice sheet, seed {seed}",
         title="SYNTHETIC ice sheet made by prepare_data.py, no real place", synthetic=True)
-
-
-# ---------------------------------------------------------------- ALBMAP v1, when the user asks
-
-
-def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOUT_S):
-    """Fetch ALBMAP v1 into `folder`, check it by opening it, and return the path of ALBMAPv1.nc.
-
-    A file that is there already is checked and used. Raises InputError where the download, the
-    archive or its contents are not what they should be; nothing is left behind then.
-    """
-    path = Path(folder) / "ALBMAPv1.nc"
-    if path.exists():
-        print(f"{path} is there already")
-        check_albmap(path)
-        return path
-    print(f"downloading {url}\n  {ALBMAP_CITATION}")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download", dir=folder) as scratch:
-        archive, unpacked = Path(scratch) / "albmap.zip", Path(scratch) / path.name
-        try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as answer, \
-                    open(archive, "wb") as file:
-                shutil.copyfileobj(answer, file)
-        except (OSError, http.client.HTTPException) as error:  # all that a network can do
-            raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, "
-                             "or fetch it with a browser, unzip it and give it with --input"
-                             ) from None
-        try:
-            with zipfile.ZipFile(archive) as zipped:
-                members = [name for name in zipped.namelist() if name.endswith(".nc")]
-                if len(members) != 1:
-                    raise InputError(f"{url}: expected one .nc file in it, found {members}")
-                with zipped.open(members[0]) as packed, open(unpacked, "wb") as file:
-                    shutil.copyfileobj(packed, file)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise InputError(f"{url}: not a zip archive ({error}); try again later") from None
-        check_albmap(unpacked)
-        os.replace(unpacked, path)
-    print(f"saved {path}")
-    return path
-
-
-def check_albmap(path):
-    """Raise InputError unless `path` is a map of all Antarctica with plausible values."""
-    ice_map = maps.read_map(path)
-    thk, topg = ice_map["thk"], ice_map["topg"]
-    if topg is None:
-        raise InputError(f"{path}: no bed topography; expected ALBMAP v1: delete it, try again")
-    low, high = np.nanmin(topg), np.nanmax(topg)
-    if thk.size < 1000**2 or not 3000 < thk.max() < 6000 or low < -12000 or high > 6000:
-        raise InputError(f"{path}: {thk.shape} cells, thickness to {thk.max():.0f} m, bed "
-                         f"{low:.0f} to {high:.0f} m; expected ALBMAP v1 (about 1200 x 1200, 4000 "
-                         "to 5000 m, -8000 to 5000 m): delete it, try again")
 
 
 # ---------------------------------------------------------------- window, patches, split
@@ -369,10 +296,14 @@ def split_anew(patches, split_method, fold=()):
     split = split_patches(patches["row"].max() + 1, patches["column"].max() + 1, split_method,
                           data["test_size"], data["seed"], fold)
     learnt = split <= utils.SPLITS.index("validation")
+    if not utils.is_ice(patches["thk"][learnt, -1]).any():
+        raise InputError(f"{data['source']}: no ice in the patches to train on, so there is "
+                         "nothing to learn; choose another --window, --seed or --split")
     thk, topg = patches["thk"][learnt, -1], patches["topg"]
     return patches | {"split": split, "data": data | {
         "split_method": split_method, "fold": list(fold), "thk_norm_m": float(thk.max()),
-        "topg_norm_m": 0.0 if topg is None else float(np.abs(topg[learnt, -1]).max())}}
+        "topg_norm_m": 0.0 if topg is None else float(
+            np.abs(topg[learnt, -1]).max() or 1)}}  # 1: a bed at 0 m throughout is divided by it
 
 
 def write_patches(path, patches):
@@ -435,26 +366,55 @@ def read_patches(path):
             patches["scale"] = int(ds.getncattr("scale"))
             data = OLDER | {key: np.asarray(ds.getncattr(key)).tolist() for key in DATA_KEYS
                             if key in ds.ncattrs() or key not in OLDER}
-        except (KeyError, AttributeError, OSError, RuntimeError) as error:
+        except (KeyError, AttributeError, OSError, RuntimeError, ValueError, TypeError, IndexError
+                ) as error:
             raise InputError(
                 f"{path}: not a file of patches that this prepare_data.py wrote, or truncated "
                 f"({utils.one_line(error)}); make it anew with prepare_data.py") from None
+        check_patches(path, patches, data)
         data["synthetic"] = data["synthetic"] == "yes"
         data["fold"] = [int(number) for number in data["fold"].split()]
-        return patches | {"data": data | {"crs": maps.read_crs(ds)}}
+        return patches | {"data": data | {"crs": projections.read_crs(ds)}}
 
 
-def looks_antarctic(ice_map):
-    """Whether a map that says nothing of its projection fits Antarctica's: around the South Pole.
+def check_patches(path, patches, data):
+    """Raise InputError for the first thing in a file of patches that is not as write_patches does.
 
-    Its cells lie within ANTARCTIC_EXTENT of the pole, and there is ice or land at it.
+    data: as in the file, see DATA_KEYS.
     """
-    x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
-    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > ANTARCTIC_EXTENT or (
-            x[0] * x[-1] >= 0 or y[0] * y[-1] >= 0):
-        return False
-    pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
-    return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
+    def check(name, is_right):
+        if not is_right:
+            raise InputError(f"{path}: {name} is not what prepare_data.py writes: a damaged file "
+                             "of patches; make it anew with prepare_data.py")
+
+    numbers = {"record": 1, "test_size": 1, "seed": 1, "window": 4, "spacing_m": 1, "thk_max_m": 1,
+               "thk_norm_m": 1, "topg_norm_m": 1, "densities": 2}
+    for key, value in data.items():
+        if key in numbers:
+            array = np.asarray(value)
+            check(key, array.size == numbers[key] and array.dtype.kind in "iuf"
+                  and np.isfinite(array).all())
+            check(key, key[-2:] != "_m" or value > 0 or key == "topg_norm_m" and value >= 0)
+            data[key] = array.tolist()
+        else:
+            check(key, isinstance(value, str))
+    check("fold", re.fullmatch(r"(\d{1,4} \d{1,4})?", data["fold"]))
+    check("degrade", data["degrade"] in PATCH)
+    check("split_method", data["split_method"] in ("random", "block"))
+    check("scale", patches["scale"] in utils.SCALES)
+    n, side = len(patches["row"]), PATCH[data["degrade"]]
+    shape = (n, patches["scale"].bit_length(), side, side)
+    for name, expected in (("thk", shape), ("topg", shape), ("x", (n, side)), ("y", (n, side)),
+                           ("row", (n,)), ("column", (n,)), ("split", (n,))):
+        values = patches[name]
+        check(name, name == "topg" and values is None or values.shape == expected and n > 0
+              and values.dtype.kind in ("f" if len(expected) > 1 else "i")
+              and np.isfinite(values).all() and np.abs(values).max() < 1e9)
+    rows, columns = patches["row"].max() + 1, patches["column"].max() + 1
+    check("row", rows * columns == n and np.array_equal(
+        patches["row"] * columns + patches["column"], np.arange(n)))
+    check("split", set(patches["split"]) <= set(range(len(utils.SPLITS)))
+          and {0, 2} <= set(patches["split"]))
 
 
 def print_map_notes(ice_map):
@@ -521,8 +481,8 @@ def find_map(input_file=None, download=False, record=-1, options=None):
     options: see maps.map_options.
     """
     if download:
-        ice_map = maps.read_map(download_albmap())
-        return ice_map | {"citation": ice_map["citation"] or ALBMAP_CITATION}
+        ice_map = maps.read_map(albmap.download_albmap())
+        return ice_map | {"citation": ice_map["citation"] or albmap.ALBMAP_CITATION}
     if input_file is not None:
         return maps.read_map(input_file, record, **(options or {}))
     return synthetic_map()

@@ -14,6 +14,7 @@ import json
 import os
 from pathlib import Path
 
+import maps
 import model
 import prepare_data
 import utils
@@ -478,3 +479,34 @@ def run_scores(run, weights_sha256):
                 "rmse_m": {method: round(errors["rmse_m"], 2)
                            for method, errors in metrics[part]["errors"].items()}})
     return scores
+
+
+# ---------------------------------------------------------------- maps that a run made
+
+
+def with_turns(settings, turns):
+    """Settings of a run, average_turns the number `turns` (see model.predict); None: the run's."""
+    own = 8 if settings["average_turns"] is True else int(settings["average_turns"]) or 1
+    if turns in (None, own):
+        return settings | {"average_turns": own}
+    if "uncertainty" in settings:
+        print("note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of "
+              f"{turns}")
+    return {key: value for key, value in settings.items() if key != "uncertainty"} | {
+        "average_turns": turns}
+
+
+def code_sha256():
+    """SHA-256 of the scripts: with others a map may come out otherwise."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(
+        Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+def is_made(path, attributes):
+    """Whether the file `path` is there, which means whole, and says that all was the same."""
+    if not Path(path).exists():
+        return False
+    with contextlib.suppress(InputError), maps.open_netcdf(path) as ds:  # another file
+        return all(getattr(ds, name, None) == value for name, value in attributes.items()
+                   if name not in ("history", "comment", "model_scores"))
+    return False

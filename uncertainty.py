@@ -67,6 +67,8 @@ def fit_intervals(parts, relative):
                       for name, of_type in types.items()
                       if name == "all" or fit["blocks"][name] >= LEAST_BLOCKS}
     held_out = np.abs(scaled(*parts[-1])) if parts[1:] else np.full(1, MORE)
+    if np.isnan(held_out).all():  # no ice in the patches that are held out
+        held_out = np.full(1, MORE)
     more = max(float(np.nanquantile(held_out, 0.9)), 1.0)
     fit["factors"] = {name: more * value for name, value in fit["factors"].items()}
     errors = scaled(*parts[0])

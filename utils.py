@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -89,6 +90,9 @@ def run_script(main):
         sys.exit(main())
     except (InputError, OSError) as error:  # OSError: unwritable folder, full disk
         print(f"error: {one_line(error)}", file=sys.stderr)
+    except MemoryError as error:
+        print(f"error: not enough memory ({one_line(error)}); use a part of the map, or a machine "
+              "with more", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -96,15 +100,54 @@ def run_script(main):
 
 
 def argument_parser(doc):
-    """An argparse parser with the script's docstring as help, whose errors are one line."""
+    """An argparse parser with the script's docstring as help, whose errors are one line.
+
+    It takes -5e5 as a number, and refuses what no option can mean: see check_words, check_numbers.
+    """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(message):
         raise InputError(f"{message} (see python {parser.prog} --help)")
 
-    parser.error = error
+    def parse_args(argv=None):
+        words = list(sys.argv[1:] if argv is None else argv)
+        check_words(words)
+        args = argparse.ArgumentParser.parse_args(parser, [
+            # argparse itself takes -500000.0 for a number, -5e5 for an option
+            f"{float(word):f}" if re.fullmatch(r"-[\d.]+[eE][-+]?\d{1,2}", word) else word
+            for word in words])
+        check_numbers(vars(args))
+        return args
+
+    parser.error, parser.parse_args = error, parse_args
     return parser
+
+
+def check_words(words):
+    """Raise InputError for a word of a command line that is empty or not UTF-8."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.strip() or word.startswith("--") and word.endswith("="):
+            raise InputError(f'{before or "command line"}: "{word}" is empty; is a variable of the '
+                             "shell not set?")
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # no such name can be written into a NetCDF or JSON file
+            raise InputError(f"{ascii(word)}: not UTF-8; rename the file, or make a link to it "
+                             "with a plain name") from None
+
+
+def check_numbers(values):
+    """Raise InputError for a number of a command line that is infinite, NaN or beyond 32 bits.
+
+    values: {name of the option: value or values}.
+    """
+    for name, value in values.items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not (
+                    abs(number) < 2**32 if isinstance(number, int) else abs(number) < 1e30):
+                raise InputError(f"--{name.replace('_', '-')} {str(number)[:20]}: expected a "
+                                 "number, not so large")
 
 
 def densities_of(data):
@@ -237,10 +280,16 @@ def check_output(path, *inputs):
     """Raise InputError where writing `path` would destroy one of the files `inputs`, or no file.
 
     The same file by any path, link or relative name counts. inputs: paths; None and "" are skipped.
+    What lies in the folder of a run is one too: its weights, settings and results.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
+    with writing(path):  # where its folder is not one, or the name is too long
+        is_other = path.is_symlink() and not path.exists() or path.exists() and not path.is_file()
+    if is_other or path.name in ("", ".."):
         raise InputError(f"{path}: not a file; choose another name for the output")
+    if CHECKPOINTS.resolve() in path.resolve().parents or path.exists() and (
+            RESULTS.resolve() in path.resolve().parents and path.suffix != ".nc"):
+        raise InputError(f"{path}: belongs to a run; choose another name for the output")
     for each in filter(None, inputs):
         if path.resolve() == Path(each).resolve() or (
                 path.exists() and Path(each).exists() and path.samefile(each)):
@@ -342,11 +391,10 @@ def versions():
 
 def file_sha256(path):
     """SHA-256 of a file, by which a run knows its map again; InputError if there is no file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    if not Path(path).is_file():  # /dev/zero has no end
+        raise InputError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------ ice geometry
@@ -528,25 +576,6 @@ def make_levels(fields, scale, degrade, grid):
 
 
 # ------------------------------------------------------------------ cells of whole maps, their file
-
-
-def crs_differences(crs, other):
-    """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
-
-    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
-    """
-    lines = []
-    for key in crs.keys() & other.keys():
-        if key == "grid_mapping_name":
-            same = crs[key] == other[key]
-        elif isinstance(crs[key], str) or isinstance(other[key], str):
-            continue
-        else:
-            one, two = np.ravel(crs[key]), np.ravel(other[key])
-            same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=1e-6)
-        if not same:
-            lines.append(f"{key} {crs[key]} and {other[key]}")
-    return "; ".join(sorted(lines))
 
 
 def finer_axis(axis, factor):

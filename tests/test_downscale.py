@@ -18,7 +18,7 @@ import figures
 import flow
 import maps
 import model
-import prepare_data
+import projections
 import runs
 import uncertainty
 import utils
@@ -27,7 +27,7 @@ from utils import InputError
 
 DATA = {"degrade": "area", "spacing_m": 5000.0, "source": "made.nc",
         "window": [0.0, 20000.0, 0.0, 20000.0]}
-EPSG_3413 = prepare_data.EPSG_3031 | {  # the Arctic's: of the same name
+EPSG_3413 = projections.EPSG_3031 | {  # the Arctic's: of the same name
     "latitude_of_projection_origin": 90.0, "standard_parallel": 70.0,
     "straight_vertical_longitude_from_pole": -45.0, "epsg_code": "EPSG:3413"}
 
@@ -575,7 +575,7 @@ def test_bed_in_another_projection_is_refused(folder, capsys):
     """South and North polar stereographic: of one name, with other parameters."""
     write_run()
     thk, topg = rough(8, 8)
-    save_map("coarse.nc", thk, crs=prepare_data.EPSG_3031)
+    save_map("coarse.nc", thk, crs=projections.EPSG_3031)
     save_map("bed.nc", thk, topg, crs=EPSG_3413)
     for what in (["--output", "fine.nc"], ["--hindcast"]):
         status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", "--bed", "bed.nc",
@@ -652,7 +652,7 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
 def test_file_says_what_and_where_it_is(folder):
     write_run()
     thk, topg = rough(20, 24)
-    save_map("coarse.nc", thk, topg, crs=prepare_data.EPSG_3031, attributes={
+    save_map("coarse.nc", thk, topg, crs=projections.EPSG_3031, attributes={
         "title": "Antarctica, made up", "citation": "Somebody (2026)"})
     fine = downscaled("--run", "made")
     assert set(fine) == {"x", "y", "crs", "thk", "topg", "usrf", "mask"}
@@ -671,7 +671,7 @@ def test_file_says_what_and_where_it_is(folder):
         assert all(ds[name].units == "m" for name in ("x", "y", "thk", "topg", "usrf"))
         assert ds["thk"].grid_mapping == "crs"
         assert {key: ds["crs"].getncattr(key) for key in ds["crs"].ncattrs()} == (
-            prepare_data.EPSG_3031)
+            projections.EPSG_3031)
         assert ds["thk"].filters()["zlib"]
         assert ds["mask"].flag_meanings == "ocean ice_free_land grounded_ice floating_ice"
     ice = fine["thk"] > 1
@@ -748,7 +748,7 @@ def test_other_programs_place_the_file(folder):
 @pytest.mark.skipif(not shutil.which("gdalinfo"), reason="gdalinfo is not installed")
 def test_gdal_places_the_file(folder):
     write_run()
-    save_map("coarse.nc", *rough(20, 24), crs=prepare_data.EPSG_3031)
+    save_map("coarse.nc", *rough(20, 24), crs=projections.EPSG_3031)
     downscaled("--run", "made")
     said = json.loads(subprocess.check_output(["gdalinfo", "-json", "NETCDF:fine.nc:thk"]))
     assert said["geoTransform"] == pytest.approx([-40e3, 5000, 0, 500e3, 0, -5000])
@@ -850,7 +850,7 @@ def test_hindcast_scores_by_hand(folder, capsys):
     write_run(scatter=0.02, data={"crs": crs, "window": [-1e6, 97500.0, -1e6, 197500.0]})
     thk, topg = rough(43, 50)
     thk[12:, 3:9] = 0.5  # no ice
-    save_map("coarse.nc", thk, topg, spacing_m=5000.0, crs=prepare_data.EPSG_3031)
+    save_map("coarse.nc", thk, topg, spacing_m=5000.0, crs=projections.EPSG_3031)
     assert downscale.main(["coarse.nc", "--hindcast", "--run", "made"]) == 0
     said = capsys.readouterr().out
     assert "40 x 48 of the (43, 50) cells" in said
@@ -901,9 +901,9 @@ def test_places_are_scored_only_where_the_projection_is_that_of_the_run():
     """A map in the Arctic, on the numbers of an Antarctic training window."""
     thk, topg = rough(16, 16)
     for map_crs, run_crs, places in (
-            (prepare_data.EPSG_3031, prepare_data.EPSG_3031, {"training window", "elsewhere"}),
-            (EPSG_3413, prepare_data.EPSG_3031, set()), ({}, prepare_data.EPSG_3031, set()),
-            (prepare_data.EPSG_3031, {}, set())):
+            (projections.EPSG_3031, projections.EPSG_3031, {"training window", "elsewhere"}),
+            (EPSG_3413, projections.EPSG_3031, set()), ({}, projections.EPSG_3031, set()),
+            (projections.EPSG_3031, {}, set())):
         fine, coarse = downscale.coarsen(grid_map(thk, topg, 5000.0, crs=map_crs), 4)
         scores = downscale.score_map({"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
                                      example_settings(data=DATA | {"crs": run_crs}), 4)
@@ -937,20 +937,22 @@ def test_hindcast_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
     assert metrics["all"]["n_cells"] == 16 * 16 - 16
 
 
-@pytest.mark.parametrize("ice", ["none", "unknown"])
-def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys, ice):
+@pytest.mark.parametrize("values", [0, np.nan])
+def test_hindcast_of_a_bed_that_is_missing_everywhere_is_refused(folder, values):
     write_run()
-    thk, topg = np.zeros((16, 16)), np.full((16, 16), 100.0)
-    if ice == "unknown":
-        thk[...] = topg[...] = np.nan
-    save_map("coarse.nc", thk, topg, spacing_m=5000.0)
+    save_map("coarse.nc", np.full((16, 16), values), np.full((16, 16), np.nan), spacing_m=5000.0)
+    with pytest.raises(InputError, match="no bed"):
+        downscale.hindcast("made", "coarse.nc")
+    assert not (folder / "results").exists()
+
+
+def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys):
+    write_run()
+    save_map("coarse.nc", np.zeros((16, 16)), np.full((16, 16), 100.0), spacing_m=5000.0)
     downscale.hindcast("made", "coarse.nc")
     metrics = hindcast_file()
     assert metrics["all"]["ratio"] == {}
     assert "+0.00" not in capsys.readouterr().out.replace("+0.0 ", "")  # no volume, no per cent
-    if ice == "unknown":
-        assert metrics["all"] == {"n_cells": 0, "errors": {}, "ratio": {}}
-        assert not list((folder / "results" / "made").glob("*.png"))
 
 
 def test_two_maps_of_one_name_keep_their_results_apart(folder):

@@ -17,6 +17,7 @@ import evaluate
 import maps
 import model
 import prepare_data
+import projections
 import train
 import utils
 from utils import InputError
@@ -26,7 +27,7 @@ X, Y = 100e3 + SIDE * np.arange(NX), -400e3 + SIDE * np.arange(NY)
 THK = np.float32(np.linspace(0, 1450, NY * NX).reshape(NY, NX))
 TOPG = np.float32(np.linspace(-90, 200, NY * NX).reshape(NY, NX))
 USRF = THK + TOPG
-SOUTH = prepare_data.EPSG_3031
+SOUTH = projections.EPSG_3031
 PROJ_SOUTH = "+proj=stere +lat_0=-90 +lat_ts=-71 +lon_0=0 +datum=WGS84 +units=m"
 WKT_KM = ('PROJCS["made",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]]'
           ',PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],PROJECTION["Polar_'

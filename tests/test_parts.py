@@ -17,6 +17,7 @@ import downscale
 import figures
 import model
 import prepare_data
+import projections
 import train
 
 
@@ -58,7 +59,7 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
     topg[30, 2] = np.nan
     x, y = 20e3 * np.arange(6), 20e3 * np.arange(75)
     save_map("coarse.nc", thk, topg, at=(x, y[::-1] if downwards else y),
-             crs=prepare_data.EPSG_3031)
+             crs=projections.EPSG_3031)
     whole, about = make("whole.nc")
     assert about["part"] == "1/1" and {"thk_uncertainty", "mask", "usrf"} < set(whole)
     names = [f"fine_{k}.nc" for k in (1, 2, 3)]

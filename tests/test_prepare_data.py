@@ -16,8 +16,10 @@ import scipy.ndimage
 from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
 from sklearn.model_selection import train_test_split
 
+import albmap
 import maps
 import prepare_data
+import projections
 import utils
 from utils import InputError
 
@@ -213,7 +215,7 @@ def three_records(path, small_map):
         "thk": (("time", "y", "x"), np.stack([part * ice_map["thk"] for part in (0.5, 1, 1.5)]),
                 {"units": "m", "grid_mapping": "crs"}),
         "topg": (("y", "x"), ice_map["topg"], {"units": "m"}),
-        "crs": ((), np.int32(0), prepare_data.EPSG_3031)})
+        "crs": ((), np.int32(0), projections.EPSG_3031)})
 
 
 def test_record_and_command_are_in_the_patches(folder, small_map, small_patches, monkeypatch,
@@ -228,7 +230,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
         np.testing.assert_allclose(made["thk"][:, -1], small_patches["thk"][:, -1] * (0.5, 1, 1.5)[
             number])
         assert made["data"]["record"] == number
-        assert made["data"]["crs"] == prepare_data.EPSG_3031
+        assert made["data"]["crs"] == projections.EPSG_3031
         said = capsys.readouterr().out
         assert f"three records.nc: record {number} of 3 (200{number}-01-01)" in said
         with netCDF4.Dataset("made.nc") as ds:
@@ -296,7 +298,7 @@ def test_what_is_no_file_of_patches_is_named(folder, small_map):
 def test_maps_that_fit_antarctica(expected, changes):
     """41 x 41 cells of 100 km, of which the pole is the middle one."""
     about = {"shape": (41, 41), "spacing_m": 100e3, "x0": -2000e3, "y0": -2000e3} | changes
-    assert prepare_data.looks_antarctic(plain_map(**about)) is expected
+    assert projections.looks_antarctic(plain_map(**about)) is expected
 
 
 # ---------------------------------------------------------------- patches of a run
@@ -598,13 +600,13 @@ def test_download_is_unpacked_checked_and_kept(server, folder, capsys):
     address, served = server
     zipped_albmap(served / "map.nc.zip", members=("../../x.nc",))
     (folder / "x.nc").write_text("the user's own")
-    path = prepare_data.download_albmap(f"{address}/map.nc.zip")
+    path = albmap.download_albmap(f"{address}/map.nc.zip")
     assert sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*")) == [
         "data", "data/ALBMAPv1.nc", "x.nc"]
     assert (folder / "x.nc").read_text() == "the user's own"
     assert maps.read_map(path)["thk"].max() == 4400
     assert "doi:10.1594/PANGAEA.734145" in capsys.readouterr().out
-    assert prepare_data.download_albmap("http://127.0.0.1:1/never") == path  # there already
+    assert albmap.download_albmap("http://127.0.0.1:1/never") == path  # there already
 
 
 @pytest.mark.parametrize("page, message", [
@@ -624,7 +626,7 @@ def test_failed_download_is_named_and_leaves_nothing(server, folder, page, messa
         packed[100:1000] = bytes(range(250, 25, -1)) * 4
         (served / page).write_bytes(packed)
     with pytest.raises(InputError, match=re.escape(message)):
-        prepare_data.download_albmap(f"{address}/{page}", timeout_s=1)
+        albmap.download_albmap(f"{address}/{page}", timeout_s=1)
     assert list((folder / "data").iterdir()) == []
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import write_map
 
 import maps
+import projections
 import utils
 from utils import InputError
 
@@ -139,13 +140,14 @@ def test_grid_mapping_and_citation_are_carried(tmp_path):
     ({"spatial_ref": "another wording", "standard_parallel": "-70"}, ""),  # texts prove nothing
 ])
 def test_projections_are_compared_by_all_that_both_say(changes, expected):
-    assert utils.crs_differences(SOUTH, SOUTH | changes) == expected
+    assert projections.crs_differences(SOUTH, SOUTH | changes) == expected
 
 
 def test_projections_that_say_little_are_not_said_to_differ():
-    assert utils.crs_differences(SOUTH, {}) == utils.crs_differences({}, SOUTH) == ""
-    assert utils.crs_differences(SOUTH, {"standard_parallel": -71.0, "false_easting": 7.0}) == ""
-    assert utils.crs_differences(SOUTH, {"standard_parallel": -70.0}) != ""
+    assert projections.crs_differences(SOUTH, {}) == projections.crs_differences({}, SOUTH) == ""
+    few = {"standard_parallel": -71.0, "false_easting": 7.0}
+    assert projections.crs_differences(SOUTH, few) == ""
+    assert projections.crs_differences(SOUTH, {"standard_parallel": -70.0}) != ""
 
 
 @pytest.mark.parametrize("replaced, message", [
