@@ -643,8 +643,9 @@ def open_bed(path, record=-1, names=None, units=None):
                              "another")
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
         crs = projections.read_crs(ds, variable, notes, factor)
+        error = functools.partial(read, field="topg_error") if "topg_error" in found else None
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
-               "read": read, "read_error": (functools.partial(read, field="topg_error")
-                                            if "topg_error" in found else None), "name": Path(path).name, "path": Path(path), "change": None,
-               "sha256": file_sha256(path), "crs": crs, "citation": find_citation(ds),
+               "read": read, "read_error": error, "change": None, "name": Path(path).name,
+               "path": Path(path), "sha256": file_sha256(path), "crs": crs,
+               "citation": find_citation(ds),
                "record_text": record_text(ds, *picked), "taken": taken, "notes": tuple(notes)}

@@ -230,8 +230,8 @@ def sum_half_width(width, types, fit, axis):
     of many errors is normal; its variance is theirs times the cells that err as one, see
     cells_together, and at most that of cells that all do.
     """
-    together = sum(fit["together"][name] * types[name] for name in ("grounded", "floating",
-                                                                    "ice_free"))
+    together = sum(fit["together"].get(name, fit["together"]["all"]) * cells
+                   for name, cells in types.items() if name not in ("margin", "all"))
     squares = np.minimum(np.sum(together * np.square(width, dtype=float), axis=axis),
                          np.sum(width, axis=axis, dtype=float) ** 2)
     return NORMAL * np.sqrt(fit["variance"] * squares)

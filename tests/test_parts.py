@@ -141,7 +141,7 @@ def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, messa
 def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, capsys):
     """Real processes: one killed hard, then all by xargs, two of them with the same part."""
     write_run(scatter=0.05)
-    save_map("coarse.nc", *rough(170, 8))  # two rows of tiles
+    save_map("coarse.nc", *rough(300, 8))  # two rows of tiles
     script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
     with subprocess.Popen([*script, "--output", "fine_1.nc", "--part", "1/2"],
                           stdout=subprocess.PIPE, text=True) as killed:
