@@ -639,13 +639,12 @@ def open_bed(path, record=-1, names=None, units=None):
             known |= bool(np.isfinite(read_field(
                 variable, "topg", axes, record, path, counts, slice(start, start + step))).any())
         if not known:
-            raise InputError(f"{path}: the bed ({variable.name}) is missing in every cell; give "
-                             "another")
+            raise InputError(f"{path}: {variable.name} is missing everywhere; give another bed")
         notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
         crs = projections.read_crs(ds, variable, notes, factor)
         error = functools.partial(read, field="topg_error") if "topg_error" in found else None
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
                "read": read, "read_error": error, "change": None, "name": Path(path).name,
-               "path": Path(path), "sha256": file_sha256(path), "crs": crs,
-               "citation": find_citation(ds),
-               "record_text": record_text(ds, *picked), "taken": taken, "notes": tuple(notes)}
+               "path": Path(path), "sha256": file_sha256(path), "crs": crs, "taken": taken,
+               "citation": find_citation(ds), "record_text": record_text(ds, *picked),
+               "notes": tuple(notes)}

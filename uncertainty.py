@@ -72,9 +72,9 @@ def fit_intervals(parts, relative):
     more = max(float(np.nanquantile(held_out, 0.9)), 1.0)
     fit["factors"] = {name: more * value for name, value in fit["factors"].items()}
     errors = scaled(*parts[0])
-    shape = np.nanquantile(np.abs(np.concatenate([scaled(*part) for part in parts])), SHAPE)
     return fit | {
-        "shape": (shape / shape[17]).tolist(), "variance": float(np.nanmean(errors**2)),
+        "shape": shape_of(np.abs(np.concatenate([scaled(*part) for part in parts]))),
+        "variance": float(np.nanmean(errors**2)),
         "together": {name: cells_together(errors, of_type) for name, of_type in types.items()},
         "held_out": len(held_out) if parts[1:] else 0,
         "seen_m": float(np.nanquantile(spread, 0.99)),
@@ -92,8 +92,14 @@ def constant_width(parts, method):
               for name, cells in types.items()
               if name == "all" or cells.any(axis=(1, 2)).sum() >= LEAST_BLOCKS}
     cells = types["all"]
-    shape = np.quantile((error / of_types(widths, types, error.shape))[cells], SHAPE)
-    return {"half_width_m": widths, "shape": (shape / shape[17]).tolist()}
+    return {"half_width_m": widths,
+            "shape": shape_of((error / of_types(widths, types, error.shape))[cells])}
+
+
+def shape_of(ratio):
+    """Quantiles at SHAPE of |error| / half-width, over that of 0.9; even without any error."""
+    shape = np.nanquantile(ratio, SHAPE)
+    return (shape / shape[17] if shape[17] > 0 else SHAPE / 0.9).tolist()
 
 
 def of_types(values, types, shape):

@@ -174,11 +174,11 @@ def test_half_width_of_a_sum_holds_errors_that_go_together():
     """100 x 100 cells, normal errors of 10 m: 1.645 x 10 m x 100, 3 times that for 9 cells."""
     width = np.full((100, 100), 16.45)
     grounded = {name: np.full(width.shape, name == "grounded") for name in TYPES}
-    fit = {"together": dict.fromkeys(TYPES, 1.0), "variance": 1 / 1.645**2}
+    fit = {"together": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1 / 1.645**2}
     assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(1645, rel=1e-3)
     fit["together"]["grounded"] = 9.0
     assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(4935, rel=1e-3)
-    fit["together"] = dict.fromkeys(TYPES, 1e9)  # no more than if all cells err as one
+    fit["together"] = dict.fromkeys((*TYPES, "all"), 1e9)  # no more than if all cells err as one
     assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(164500,
                                                                                      rel=1e-3)
     noise = np.random.default_rng(0).standard_normal((400, 60, 60))
@@ -197,7 +197,8 @@ def test_halves_of_coarse_cells_by_hand():
     error = np.ones((4, 8))
     error[:, 2:4] = -1
     types = {name: np.full(width.shape, name == "grounded") for name in TYPES}
-    fit = {"together": dict.fromkeys(TYPES, 1.0), "variance": 1.0}  # +- 1.645 sqrt(8) = 4.7 m
+    # +- 1.645 sqrt(8) = 4.7 m
+    fit = {"together": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1.0}
     assert uncertainty.share_of_halves(error, width, types, fit, 4) == 0
     assert uncertainty.share_of_halves(error / 2, width, types, fit, 4) == 1  # 4 m
     error[:, 2:4] = [-1, 1]  # one half is off by 8 m, the other by 0
