@@ -19,7 +19,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 COUNTS = {"kill -9": 100, "power cut": 30, "two at once": 40, "damaged state": 150,
-          "command line": 150, "bad map": 120}
+          "command lines": 150, "bad maps": 120}
 
 
 def main():
