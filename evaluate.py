@@ -284,8 +284,8 @@ def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, dra
     tested = np.isin(predicted, numbers)
     metrics = measure(predictions[:, tested], patches, settings, numbers, spread[tested]) | about
     folder = utils.RESULTS / run
-    utils.write_json(folder / "metrics.json", metrics)
     utils.write_table(folder / "metrics.csv", metrics_rows(metrics))
+    utils.write_json(folder / "metrics.json", metrics)  # last: a run that has it is finished
     print(f"\n{figures.headline(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that "
           "of bicubic; won: share of patches in which the model is better\n")
     print_rows(metrics_rows(metrics))
