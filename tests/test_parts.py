@@ -216,7 +216,7 @@ def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder):
 
 
 def test_folds_are_trained_by_themselves_and_a_last_command_prints_the_table(folder, capsys):
-    """The folds by real processes, two at once."""
+    """As the jobs of an array do, one after the other."""
     sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
     window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
     prepare_data.prepare(2, sheet, window=window)
@@ -225,11 +225,10 @@ def test_folds_are_trained_by_themselves_and_a_last_command_prints_the_table(fol
     assert status == 2 and "not trained to the end: x2_fold1of2, x2_fold2of2;" in said
     assert not (folder / "checkpoints").exists()
 
-    done = subprocess.run(["xargs", "-P", "2", "-I{}", sys.executable,
-                           str(REPOSITORY / "train.py"), *command, "--fold", "{}"],
-                          input="1\n2\n", text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert "model / bicubic" not in done.stdout and "mean of folds" not in done.stdout
+    for fold in "12":
+        assert train.main([*command, "--fold", fold]) == 0
+    said = capsys.readouterr().out
+    assert "model / bicubic" not in said and "mean of folds" not in said
     assert train.main([*command, "--table"]) == 0
     said = capsys.readouterr().out
     assert said.count("finished already") == 2 and "mean of folds" in said

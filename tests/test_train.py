@@ -570,7 +570,7 @@ def test_surface_base_gives_way_where_the_bed_is_left_out(folder):
     assert settings_of("--scale", "8", "--gradients", "stage")["gradients"] == "stage"
 
 
-def test_cross_validation_trains_every_fold_and_seed_once(folder, capsys):
+def test_cross_validation_trains_every_fold_and_seed_once(folder, capsys, narrow):
     sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
     window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
     prepare_data.prepare(2, sheet, window=window)
@@ -666,7 +666,14 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
 # ---------------------------------------------------------------- as a user
 
 
-def test_result_of_a_synthetic_run_says_so(folder, capsys):
+@pytest.fixture
+def narrow(monkeypatch):
+    """The recipe of a test that is not about accuracy: a few filters, as quick as can be."""
+    for key, value in (("filters", [4]), ("kernels", [3, 3])):
+        monkeypatch.setitem(train.RECIPES["default"], key, value)
+
+
+def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow):
     assert train.main(["--scale", "2", "--epochs", "1", "--batch-size", "70"]) == 0
     said = capsys.readouterr().out
     assert "data/patches_x2.nc is missing: making data/patches_x2.nc first" in said
