@@ -563,7 +563,7 @@ def parse_arguments(argv):
                         help="train N runs, --seed and those after it, and print one table")
     parser.add_argument("--crossval", type=int, metavar="K",
                         help="K-fold cross-validation: whole blocks of patches, each held out once")
-    parser.add_argument("--fold", "--only", type=int, metavar="K", help="train only the K-th fold "
+    parser.add_argument("--fold", type=int, metavar="K", help="train only the K-th fold "
                         "of --crossval, with all seeds; without folds the K-th of --seeds")
     parser.add_argument("--table", action="store_true", help="only print the table, train nothing")
     parser.add_argument("--calibrate", action="store_true", help="only fit how sure a run is")

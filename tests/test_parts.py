@@ -243,8 +243,8 @@ def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
     monkeypatch.setattr(train, "summarise", lambda name, runs: made.append(name))
     seeds = ["--scale", "4", "--seeds", "3", "--seed", "5"]
     train.main([*seeds, "--fold", "2"])
-    train.main([*seeds, "--only", "1"])
-    train.main([*seeds, "--crossval", "2", "--only", "2"])
+    train.main([*seeds, "--fold", "1"])
+    train.main([*seeds, "--crossval", "2", "--fold", "2"])
     assert made == [("x4_seed6", ()), ("x4", ())] + [
         (f"x4_fold2of2{seed}", (2, 2)) for seed in ("", "_seed6", "_seed7")]
 
