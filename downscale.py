@@ -16,7 +16,6 @@ import re
 import time
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.ndimage
 
@@ -31,6 +30,7 @@ import runs
 import uncertainty
 import utils
 from figures import METHODS
+from icesheet.device import set_up_device
 from utils import InputError
 
 # ---- Settings ---------------------------------------------------------------------------------
@@ -631,14 +631,14 @@ def main(argv=None):
     record = int(record) if re.fullmatch(r"-?\d{1,9}", record) else record
     options = maps.map_options(args)
     figures.choose_screen(args.show)
-    model.set_up_device()
+    set_up_device()
     if args.hindcast:
         hindcast(run, args.map, args.bed, args.scale, record, bed_record, options, args.turns)
     else:
         downscale(run, args.map, args.output, args.bed, args.scale, record, bed_record, options,
                   args.turns, part)
     if args.show:
-        plt.show()
+        figures.show()
     return 0
 
 

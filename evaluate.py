@@ -9,7 +9,6 @@ Reads checkpoints/<run>/ and its patches; writes metrics.json, metrics.csv and f
 results/<run>/. Nothing is trained here. Whole maps and hindcasts are made by downscale.py.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import figures
@@ -20,6 +19,7 @@ import runs
 import uncertainty
 import utils
 from figures import METHODS
+from icesheet.device import set_up_device
 from utils import InputError
 
 SCORES = {  # what is read of metrics.json, see runs.misfit
@@ -367,11 +367,11 @@ def main(argv=None):
         if args.scale not in (None, scale):
             raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
                              "--scale")
-        model.set_up_device()
+        set_up_device()
         evaluate(run, args.input, args.patches or figures.PATCHES, args.all_patches,
                  options=options)
     if args.show:
-        plt.show()
+        figures.show()
     return 0
 
 

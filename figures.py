@@ -6,6 +6,10 @@ they share | test patches | trainings | whole maps.
 
 import json
 import math
+import os
+
+# Notebooks and clusters set a backend that may not be there. Figures are files: only --show asks.
+WISHED_BACKEND = os.environ.pop("MPLBACKEND", "")
 
 import matplotlib.colors
 import matplotlib.patches
@@ -35,6 +39,7 @@ ERROR_COLOURS = "RdBu_r"       # errors: red too thick, blue too thin, white rig
 SPLIT_COLOURS = ("#c6dbef", "#6baed6", "#e6550d", "#d9d9d9")  # train, validation, test, gap
 LEAST_SCALE_M = 100.0          # thickness scale of a patch goes so far at least
 ERROR_PERCENTILE = 99.5  # ends the scale of errors and widths; beyond it colours saturate
+matplotlib.rcdefaults()  # the same figures whatever a user's matplotlibrc asks for, LaTeX say
 plt.rcParams.update({
     "savefig.dpi": DPI, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
     "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -48,9 +53,24 @@ ZOOM = 96           # side of the zoom, in fine cells
 
 
 def choose_screen(show):
-    """Decide once whether figures are shown on screen at the end, or only written."""
+    """Decide once whether figures are shown on screen at the end, or only written.
+
+    Raises InputError where they are to be shown and there is no screen for them.
+    """
     if not show:
         plt.switch_backend("Agg")
+        return
+    try:
+        plt.switch_backend(WISHED_BACKEND or matplotlib.get_backend())
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise utils.InputError(
+            f"--show: no window can be opened ({utils.one_line(error)[:120]}); leave out --show: "
+            "figures are written to files anyway") from None
+
+
+def show():
+    """Show all figures that are open, until their windows are closed."""
+    plt.show()
 
 
 def save(figure, path, made_by):

@@ -11,66 +11,13 @@ little. Or all levels are on the fine grid, as in the original (setting `grid`).
 same: there all sizes are equal, and bringing a field from level to level leaves it as it is.
 """
 
-import contextlib
 import math
-import os
-import signal
-import sys
-import tempfile
-import threading
-from pathlib import Path
 
 import numpy as np
 import scipy.interpolate
 
 import utils
-
-
-def has_gpu():
-    """Whether the machine has a GPU, be it usable or not."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-held_messages = []  # lines of TensorFlow's that hold_messages kept off the screen
-
-
-@contextlib.contextmanager
-def hold_messages():
-    """Keep what the block writes to file descriptor 2 in `held_messages`, off the screen.
-
-    TensorFlow's C++ part greets with a dozen lines on every machine without a GPU.
-    set_up_device shows them where they matter. Python's exceptions still pass.
-    """
-    # Warnings tell why a GPU is not used; without one they only repeat what Python raises.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu() else "2")
-    # TensorFlow leaves these faster kernels off on processors without AVX-512.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
-        screen = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-            kept.seek(0)
-            held_messages.extend(kept.read().decode(errors="replace").splitlines())
-
-
-def stop_import(number, frame):
-    """End at once on Ctrl-C or a kill, which in the middle of an import is a page of traceback."""
-    os.write(1, b"\nstopped\n")
-    os._exit(130)
-
-
-# Nothing is half-written yet; afterwards signals do what they did.
-handlers = {each: signal.signal(each, stop_import) for each in (signal.SIGINT, signal.SIGTERM)
-            if threading.current_thread() is threading.main_thread()}
-with hold_messages():
-    import tensorflow as tf
-for each, handler in handlers.items():
-    signal.signal(each, handler)
+from icesheet.device import tf
 
 # The settings of a run, a dict that train.make_settings makes and settings.json keeps. Every
 # function here that takes `settings` takes this one.
@@ -110,6 +57,7 @@ SETTINGS = {
             "channels",
     "uncertainty": "how sure its thickness is: a fit, see train.calibrate; left out until then",
     "versions": "of Python and the libraries that the run was trained with",
+    "n_threads": "of the CPU that the run was trained with; another number changes last digits",
 }
 BASES = ("none", "bicubic", "surface")
 CHANNELS = ("thk", "thk+topg", "relative")
@@ -123,22 +71,6 @@ FILM_M = {"bicubic": 5.0, "area": 2.5}  # ice thinner than that, times the cells
                                         # one, is a film (see remove_film): where ice area came out
                                         # right on training patches, and in the 8 km hindcasts
 FILM_PART = 0.2    # no more than this part of the thickest coarse cell near by is a film
-
-
-def set_up_device():
-    """Use the GPU if there is one, taking its memory as needed, else the CPU; returns its name.
-
-    Where the machine has a GPU that TensorFlow cannot use, what TensorFlow said of it is printed.
-    """
-    with hold_messages():
-        gpus = tf.config.list_physical_devices("GPU")
-    if not gpus and has_gpu():
-        print("note: TensorFlow cannot use the GPU of this machine:\n  "
-              + "\n  ".join(dict.fromkeys(held_messages)))
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_op_determinism()
-    return gpus[0].name if gpus else "CPU"
 
 
 def needs_topg(settings):
@@ -505,10 +437,12 @@ def turn(fields, number, back=False):
 
     0 ... 7 are all flips and quarter turns of a rectangle. back: undo it.
     """
+    transpose = (np.swapaxes if isinstance(fields, np.ndarray) else
+                 lambda tensor, *_: tf.linalg.matrix_transpose(tensor))
     if back and number & 4:
-        fields = tf.linalg.matrix_transpose(fields)
+        fields = transpose(fields, -1, -2)
     fields = fields[..., ::-1 if number & 1 else 1, ::-1 if number & 2 else 1]
-    return fields if back or not number & 4 else tf.linalg.matrix_transpose(fields)
+    return fields if back or not number & 4 else transpose(fields, -1, -2)
 
 
 def predict(chain, thk, topg, average_turns):

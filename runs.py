@@ -18,7 +18,7 @@ import maps
 import model
 import prepare_data
 import utils
-from model import tf
+from icesheet.device import tf
 from utils import InputError
 
 TEXTS = ("source", "source_sha256", "source_title", "citation", "record_text")
@@ -30,7 +30,7 @@ KIND = {  # of settings.json, see utils.misfit; what the keys mean is said in mo
     "weights": ("he", "normal"), "learning_rate": float, "adam_epsilon": float,
     "loss": model.LOSSES, "schedule": ("constant", "cosine"), "epochs": int, "batch_size": int,
     "augment": bool, "spacings": [int], "thinned": float, "average_turns": bool,
-    "validation": bool, "seed": int, "patches": str, "versions": {None: str},
+    "validation": bool, "seed": int, "patches": str, "versions": {None: str}, "n_threads?": int,
     "data": {
         **dict.fromkeys(TEXTS, str), "taken?": str, "record": int, "synthetic": bool,
         "degrade": ("bicubic", "area"), "split_method": ("random", "block"), "fold": list,
@@ -144,7 +144,7 @@ def settings_sha256(settings):
     Not of the name, the place of the patches and what is fitted afterwards; not of the epochs at a
     constant learning rate, which may go on.
     """
-    ignored = {"run", "patches", "versions", "uncertainty"} | (
+    ignored = {"run", "patches", "versions", "n_threads", "uncertainty"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
     kept = {key: settings[key] for key in model.SETTINGS if key in settings and key not in ignored}
     kept["data"] = prepare_data.OLDER | kept["data"]

@@ -20,6 +20,7 @@ import math
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ import prepare_data
 import runs
 import uncertainty
 import utils
-from model import tf  # imported there, where its start-up messages are held back
+from icesheet.device import set_up_device, tf
 from utils import InputError
 
 # ---- Settings: edit here -----------------------------------------------------------------------
@@ -192,16 +193,18 @@ def stage_errors(layers, thk, topg, settings):
                      for prediction, label in zip(predictions, thk[1:], strict=True)])
 
 
-def make_step(layers, optimizer, settings):
+def make_step(layers, optimizer, settings, compiled=False):
     """The step that trains every stage on one batch: step(thk, topg) -> each stage's MSE [m2].
 
     thk, topg: as of draw_patches. Adam treats each weight by itself. So where gradients stay within
     a stage, one Adam on the sum of the losses is an Adam step of each stage on its own.
     loss "rmse" is the mean of the patches' RMSE: a few patches with large errors do not outweigh
     the others, which on a map of another place may be all there is.
+    compiled: by XLA, see choose_step.
     """
     weights = model.list_weights(layers)
 
+    @tf.function(jit_compile=compiled)
     def step(thk, topg):
         with tf.GradientTape() as tape:
             mse = stage_errors(layers, thk, topg, settings)
@@ -213,6 +216,33 @@ def make_step(layers, optimizer, settings):
         return tf.reduce_mean(mse, axis=1)
 
     return step
+
+
+def choose_step(layers, optimizer, settings, epoch_inputs, is_gpu):
+    """Return the training step, on a GPU compiled by XLA where that works; nothing is trained.
+
+    XLA makes one kernel of many small operations: a third of the time on a GPU, nothing gained on
+    a CPU. epoch_inputs: thk, topg of an epoch, to try it on a whole batch and on the last, smaller
+    one.
+    """
+    plain = make_step(layers, optimizer, settings)
+    if not is_gpu:
+        return plain
+    variables = [*model.list_weights(layers), *optimizer.variables]
+    values = [variable.numpy() for variable in variables]
+    step, size = make_step(layers, optimizer, settings, compiled=True), settings["batch_size"]
+    try:
+        for batch in (slice(0, size), slice(-(len(epoch_inputs[0][0]) % size), None)):
+            step(*([tf.constant(level[batch]) for level in field] for field in epoch_inputs))
+        print("training step compiled by XLA")
+        return step
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        print("note: XLA cannot compile the training step; training goes on without it "
+              f"({utils.one_line(error)[:200]})")
+        return plain
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 
 def make_epoch(step, layers, settings):
@@ -243,7 +273,7 @@ def make_validation(layers, patches, numbers, settings):
         stage_errors(layers, thk, topg, settings), axis=1)))
 
 
-def train(patches, settings):
+def train(patches, settings, is_gpu=False):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
     patches: see prepare_data.make_patches; settings: see model.SETTINGS.
@@ -257,25 +287,33 @@ def train(patches, settings):
     state = runs.make_state(settings)
     objects, history = state["objects"], state["history"]
     layers, optimizer = objects["layers"], objects["optimizer"]
-    train_epoch = make_epoch(make_step(layers, optimizer, settings), layers, settings)
-    validate = make_validation(layers, patches, validation, settings) if len(validation) else None
     places = find_places(patches, training, settings) if settings["augment"] else None
     first, seconds_before = int(objects["epoch"]) + 1, history[-1]["seconds"] if history else 0.0
+    last = settings["epochs"]
     if first > 1:
         print(f"resuming after epoch {first - 1}")
     runs.write_settings(settings | {"versions": utils.versions()})
 
+    def draw(epoch):
+        return draw_patches(patches, training, places, settings, epoch)
+
+    step = choose_step(layers, optimizer, settings, draw(first), is_gpu)
+    train_epoch = make_epoch(step, layers, settings)
+    validate = make_validation(layers, patches, validation, settings) if len(validation) else None
     signals = []  # a signal only ends the loop between epochs, never inside one
     handlers = {each: signal.signal(each, lambda number, frame: signals.append(number))
                 for each in (signal.SIGINT, signal.SIGTERM)}
     started = saved = time.monotonic()
+    pool = ThreadPoolExecutor(1)
     try:
-        for epoch in range(first, settings["epochs"] + 1):
+        drawn = pool.submit(draw, first)
+        for epoch in range(first, last + 1):
             rate = learning_rate(settings, epoch)
             optimizer.learning_rate.assign(rate)
-            drawn = draw_patches(patches, training, places, settings, epoch)
-            rmse_m, finite = train_epoch(*([tf.constant(level) for level in field]
-                                           for field in drawn))
+            inputs = [[tf.constant(level) for level in field] for field in drawn.result()]
+            if epoch < last:  # the next patches are drawn while this epoch trains
+                drawn = pool.submit(draw, epoch + 1)
+            rmse_m, finite = train_epoch(*inputs)
             if not (finite and np.isfinite(rmse_m).all()):
                 raise ArithmeticError(not_a_number(epoch, settings["run"]))
             objects["epoch"].assign(epoch)
@@ -295,19 +333,20 @@ def train(patches, settings):
             history.append(row)
             text = "".join(f" {value:6.1f}" for value in rmse_m) + (
                 f"   validation {validation_rmse_m[-1]:6.1f}" if validate else "")
-            utils.show_progress("epoch", epoch, settings["epochs"],
-                                (now - started) / (epoch - first + 1), f"stage RMSE{text} m   ")
-            if signals or now - saved > SAVE_EVERY_S or epoch == settings["epochs"]:
+            utils.show_progress("epoch", epoch, last, (now - started) / (epoch - first + 1),
+                                f"stage RMSE{text} m   ")
+            if signals or now - saved > SAVE_EVERY_S or epoch == last:
                 runs.save_state(state, settings)
                 saved = now
             if signals:
                 break
     finally:
+        pool.shutdown()
         for each, handler in handlers.items():
             signal.signal(each, handler)
-        if int(objects["epoch"]) < settings["epochs"]:
+        if int(objects["epoch"]) < last:
             print()  # after a line of progress that was to be overwritten
-    return int(objects["epoch"]) >= settings["epochs"]
+    return int(objects["epoch"]) >= last
 
 
 def expected_minutes(settings):
@@ -394,7 +433,7 @@ def check_same_settings(old, settings):
     A longer or shorter run at a constant learning rate is the same run; so is one whose patches
     were moved.
     """
-    ignored = {"versions", "patches", "uncertainty"} | (
+    ignored = {"versions", "n_threads", "patches", "uncertainty"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
     known = old | {"data": {key: settings["data"].get(key) if key == "taken" else value
                             for key, value in prepare_data.OLDER.items()} | old["data"]}
@@ -430,7 +469,7 @@ def train_run(args, fold=()):
 
 def train_locked(args, fold):
     """train_run, once no other process can train that run."""
-    device = model.set_up_device()  # before TensorFlow does anything else
+    device = set_up_device()  # before TensorFlow does anything else
     old = None  # settings of the run, where it exists and is to go on
     if not args.restart and (utils.CHECKPOINTS / args.run / "settings.json").exists():
         old = runs.read_settings(args.run)
@@ -451,22 +490,25 @@ def train_locked(args, fold):
     last = old["data"] if old else {}
     data = patches["data"] | {
         "densities": args.densities or last.get("densities", patches["data"]["densities"])}
-    settings |= {"patches": str(path), "data": data}
+    settings |= {"patches": str(path), "data": data, "n_threads": device["n_threads"]}
     several = bool(args.seeds or args.crossval)
     if old:
         check_same_settings(old, settings)
         if several and is_finished(settings):
             print(f"run {args.run}: finished already")
             return 0
+        if old.get("n_threads", device["n_threads"]) != device["n_threads"]:
+            print(f"note: the run was trained with {old['n_threads']} threads, it goes on with "
+                  f"{device['n_threads']}: last digits will differ")
     if args.restart:  # its results would no longer be true
         runs.start_over(args.run)
 
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: the figures below say nothing of a real place")
     print(f"patches  {path} ({data['source']}, {data['degrade']}, "
-          f"{prepare_data.split_text(data)}), on {device}")
+          f"{prepare_data.split_text(data)}), on {device['name']}, {device['n_threads']} threads")
     try:
-        complete = train(patches, settings)
+        complete = train(patches, settings, device["is_gpu"])
     except ArithmeticError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -606,7 +648,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     figures.choose_screen(show=False)
     if args.calibrate:
-        model.set_up_device()
+        set_up_device()
         patches = prepare_data.find_patches(
             args.run, args.scale, args.input, args.patches,
             trained=runs.read_settings(args.run), options=args.options)[1]

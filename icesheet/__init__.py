@@ -1,0 +1,1 @@
+"""What the scripts share and a researcher seldom opens: one noun a file. Imports no script."""
