@@ -1,0 +1,150 @@
+"""The device, and what other software on the machine may have set."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, example_settings
+
+import model
+import train
+import utils
+from icesheet import device
+from icesheet.device import tf
+
+KERAS_JSON = {"backend": "jax", "floatx": "float64", "epsilon": 1e-3,
+              "image_data_format": "channels_first"}
+
+
+@pytest.mark.parametrize("environment", [
+    {"KERAS_BACKEND": "jax"}, {"TF_USE_LEGACY_KERAS": "1"}, {"HOME": "home"}], ids=str)
+def test_layers_are_the_same_whatever_keras_is_told_elsewhere(environment, tmp_path):
+    (tmp_path / "home" / ".keras").mkdir(parents=True)
+    (tmp_path / "home" / ".keras" / "keras.json").write_text(json.dumps(KERAS_JSON))
+    settings = example_settings(2, channels="thk", filters=[2], kernels=[3, 3])
+    kernel = model.build_layers(settings)["stage1"]["conv1"].kernel
+    code = ("import json, sys, model; from icesheet.device import set_up_device; set_up_device(); "
+            "kernel = model.build_layers(json.loads(sys.argv[1]))['stage1']['conv1'].kernel; "
+            "print(kernel.dtype, kernel.numpy().ravel().tolist())")
+    printed = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(settings)], cwd=REPOSITORY, capture_output=True,
+        text=True, env={name: value for name, value in os.environ.items() if name != "KERAS_HOME"}
+        | {name: str(tmp_path / value) if name == "HOME" else value
+           for name, value in environment.items()})
+    assert printed.stderr == ""
+    assert printed.stdout == f"{kernel.dtype} {kernel.numpy().ravel().tolist()}\n"
+    assert kernel.dtype == "float32"
+
+
+@pytest.mark.parametrize("arguments, status", [(False, 0), (True, 2)], ids=["files", "--show"])
+def test_a_backend_that_cannot_be_had_is_an_error_for_show_alone(arguments, status, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 10\n")
+    code = ("import utils, figures; utils.run_script(lambda: (figures.choose_screen("
+            f"{arguments}), figures.save(figures.plt.figure(), 'a.png', {{}}))[:0] or 0)")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"MPLBACKEND": "module://no_such_backend", "PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "a.png").exists() == (status == 0)
+    if status:
+        assert "error: --show: no window" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variables, expected", [
+    ({"TF_NUM_INTRAOP_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3), ({"OMP_NUM_THREADS": "5,2"}, 5),
+    ({"OMP_NUM_THREADS": "many"}, None), ({"OMP_NUM_THREADS": "0"}, None), ({}, None)])
+def test_number_of_threads_is_the_user_s_wish_or_the_cores(variables, expected, monkeypatch):
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert device.count_threads() == (expected or len(os.sched_getaffinity(0)))
+
+
+def test_tf32_is_off_and_kernels_are_deterministic():
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    chosen = device.set_up_device()
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    assert chosen == {"name": "CPU", "is_gpu": False,
+                      "n_threads": device.count_threads()}
+
+
+def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(monkeypatch, capsys):
+    monkeypatch.setattr(device, "has_nvidia_device", lambda: True)
+    monkeypatch.setattr(device, "captured_stderr", ["no libcuda"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    device.set_up_device()
+    assert capsys.readouterr().out.splitlines() == [
+        "note: TensorFlow cannot use the GPU of this machine:", "  no libcuda",
+        "  pip install 'tensorflow[and-cuda]' brings the CUDA libraries that it needs"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the user hid it
+    device.set_up_device()
+    assert capsys.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- XLA
+
+
+def small_step(is_gpu):
+    """Return choose_step for 7 random patches in batches of 5, its variables and the patches."""
+    settings = example_settings(2, batch_size=5)
+    layers = model.build_layers(settings)
+    optimizer = tf.keras.optimizers.Adam(1e-2)
+    optimizer.build(model.list_weights(layers))
+    rng = np.random.default_rng(0)
+    field = [rng.uniform(0, 900, (7, side, side)).astype(np.float32) for side in (20, 41)]
+    inputs = [field, [-level for level in field]]
+    variables = [*model.list_weights(layers), *optimizer.variables]
+    before = [variable.numpy() for variable in variables]
+    step = train.choose_step(layers, optimizer, settings, inputs, is_gpu)
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)  # nothing was trained
+    mse = step(*([tf.constant(level[:5]) for level in field] for field in inputs))
+    return mse.numpy(), [variable.numpy() for variable in model.list_weights(layers)]
+
+
+def test_step_compiled_by_xla_is_the_plain_step(capsys):
+    plain, compiled = small_step(is_gpu=False), small_step(is_gpu=True)
+    assert capsys.readouterr().out == "training step compiled by XLA\n"
+    np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-4)
+    for one, other in zip(compiled[1], plain[1], strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)  # an Adam step is 1e-2
+
+
+def test_training_goes_on_where_xla_fails(monkeypatch, capsys):
+    make_step = train.make_step
+
+    def failing(layers, optimizer, settings, compiled=False):
+        step = make_step(layers, optimizer, settings)
+
+        def train_then_fail(thk, topg):
+            step(thk, topg)
+            raise tf.errors.InternalError(None, None, "ptxas not found")
+        return train_then_fail if compiled else step
+
+    plain = small_step(is_gpu=False)
+    monkeypatch.setattr(train, "make_step", failing)
+    np.testing.assert_array_equal(small_step(is_gpu=True)[0], plain[0])
+    assert "XLA cannot compile the training step" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_run_that_goes_on_with_other_threads_says_so(small_patches, capsys):
+    command = ["--patches", "data/patches_x4.nc", "--run", "a", "--channels", "thk", "--recipe",
+               "original", "--epochs"]
+    assert train.main([*command, "1"]) == 0
+    path = utils.CHECKPOINTS / "a" / "settings.json"
+    settings = json.loads(path.read_text())
+    n_threads = settings["n_threads"]
+    assert n_threads == device.count_threads()
+    path.write_text(json.dumps(settings | {"n_threads": 64}))
+    capsys.readouterr()
+    assert train.main([*command, "2"]) == 0
+    assert (f"note: the run was trained with 64 threads, it goes on with {n_threads}: last digits "
+            "will differ\n") in capsys.readouterr().out
+    assert json.loads(path.read_text())["n_threads"] == n_threads
