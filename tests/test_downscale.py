@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
 import pytest
@@ -32,14 +31,7 @@ EPSG_3413 = projections.EPSG_3031 | {  # the Arctic's: of the same name
     "straight_vertical_longitude_from_pole": -45.0, "epsg_code": "EPSG:3413"}
 
 
-@pytest.fixture(autouse=True)
-def quick_figures(request, monkeypatch):
-    """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 @pytest.fixture

@@ -21,14 +21,6 @@ import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
 
-
-@pytest.fixture
-def trained(small_patches, small_settings):
-    """The run `tiny`, trained for 3 epochs; its settings."""
-    train.train(small_patches, small_settings)
-    return runs.read_settings("tiny")
-
-
 # ---------------------------------------------------------------- metrics
 
 

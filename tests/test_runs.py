@@ -1,5 +1,7 @@
 """A run's folder: what is read of it, and what power cuts, processes and other runs do to it."""
 
+import contextlib
+import copy
 import json
 import os
 import shutil
@@ -83,13 +85,21 @@ def save_all(chosen, *epochs):
     return state
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
+    """A working folder with the run `tiny`, saved after epochs 1, 2 and 3; its settings."""
+    chosen, made = example_settings(filters=[4], kernels=[3, 3]), tmp_path_factory.mktemp("saved")
+    with contextlib.chdir(made):
+        runs.write_settings(chosen)
+        save_all(chosen, 1, 2, 3)
+    return made, chosen
+
+
 @pytest.fixture
-def trained(folder):
-    """Settings of the run `tiny`, saved after epochs 1, 2 and 3."""
-    chosen = example_settings(filters=[4], kernels=[3, 3])
-    runs.write_settings(chosen)
-    save_all(chosen, 1, 2, 3)
-    return chosen
+def trained(folder, saved_once):
+    """A copy of the run `tiny`; its settings."""
+    shutil.copytree(saved_once[0], folder, dirs_exist_ok=True)
+    return copy.deepcopy(saved_once[1])
 
 
 def epoch_after_resuming(chosen):
