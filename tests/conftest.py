@@ -209,6 +209,15 @@ def quick_run(folder, quick_once, narrow):
 
 
 @pytest.fixture
+def uncompiled(monkeypatch):
+    """Chains of small maps are not compiled, which takes longer than they do: see test_parts.py."""
+    import model
+
+    monkeypatch.setattr(model, "compile_chain", lambda *about, whole_map=False: lambda *fields: (
+        model.run_chain(about[0], *fields, about[1], whole_map)))
+
+
+@pytest.fixture
 def quick_figures(request, monkeypatch):
     """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
     import matplotlib.pyplot as plt
