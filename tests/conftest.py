@@ -5,8 +5,8 @@ TensorFlow takes seconds to import: train and model are imported where they are 
 
 import os
 
-# Of this process and of all that tests start: no GPU, and one number of threads, which decides the
-# last bits; one thread is also what costs the least. What the user has set for threads stays.
+# Of this process and all that tests start: no GPU, and one number of threads, which decides the
+# last bits; one thread costs the least. What the user has set for threads stays.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(threads, "1")
@@ -165,10 +165,8 @@ def trained_once(prepared, tmp_path_factory):
 @pytest.fixture
 def trained(folder, trained_once):
     """A copy of the run `tiny` and its patches in an empty working folder; its settings."""
-    import runs
-
     shutil.copytree(trained_once, folder, dirs_exist_ok=True)
-    return runs.read_settings("tiny")
+    return utils.read_json("checkpoints/tiny/settings.json", "train again")
 
 
 QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4", "--seeds", "1"]  # no figures
@@ -220,15 +218,13 @@ def uncompiled(monkeypatch):
 @pytest.fixture
 def quick_figures(request, monkeypatch):
     """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
-    import matplotlib.pyplot as plt
-
     import figures
 
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
-    plt.switch_backend("Agg")
+        monkeypatch.setattr(figures, "plot_map", lambda *args: figures.plt.figure(figsize=(1, 1)))
+    figures.plt.switch_backend("Agg")
     yield
-    plt.close("all")
+    figures.plt.close("all")
 
 
 def run_main(main, argv, capsys):

@@ -76,7 +76,7 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
             assert np.array_equal(ds[name].values[::order], whole[name], equal_nan=True), name
 
 
-def test_a_file_is_made_again_only_where_something_differs(folder, capsys):
+def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncompiled):
     write_run()
     save_map("coarse.nc", *rough(8, 8))
 
@@ -181,7 +181,7 @@ def test_turns_are_averaged_as_asked_and_make_a_group(turns):
         np.testing.assert_allclose(turned, model.turn(found, number), rtol=1e-5)
 
 
-def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys):
+def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(8, 12))
     eight, about = make("fine.nc")
@@ -195,7 +195,7 @@ def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys):
     assert np.nanmax(np.abs(two["thk"] - eight["thk"])) > 0
 
 
-def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder):
+def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(16, 24), spacing_m=5000.0)
     for argv in ([], ["--turns", "1"]):

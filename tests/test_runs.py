@@ -118,7 +118,7 @@ def test_the_checkpoint_before_is_kept_and_fallen_back_to(trained, folder, capsy
     assert epoch_after_resuming(trained) == 2
     said = capsys.readouterr().out
     assert "latest/ckpt-3 is damaged" in said and "ckpt-2 is used" in said
-    (best / "ckpt-3.data-00000-of-00001").write_bytes(b"cut short")
+    (best / "ckpt-2.data-00000-of-00001").write_bytes(b"cut short")  # put back by resuming
     with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
         runs.load_layers(trained)
     (latest / "ckpt-2.index").write_bytes(b"")

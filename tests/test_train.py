@@ -538,14 +538,13 @@ def test_calibration_of_what_cannot_be_calibrated_is_one_line(small_patches, fol
     assert status == 2 and "does not average over turns" in said and said.count("\n") == 1
 
 
-def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, folder, narrow,
-                                                                  capsys):
+def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, narrow, capsys):
     command = ["--patches", "data/patches_x4.nc", "--recipe", "original", "--run", "old",
                "--seeds", "1", "--epochs"]  # --seeds: no figures
     for epochs in ("2", "4"):
         assert train.main([*command, epochs]) == 0
     assert "resuming after epoch 2" in capsys.readouterr().out
-    metrics = json.loads((folder / "results" / "old" / "metrics.json").read_text())
+    metrics = json.loads((utils.RESULTS / "old" / "metrics.json").read_text())
     assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (8, 0, 4)
     assert len(utils.read_table(utils.CHECKPOINTS / "old" / "history.csv")) == 4
 
@@ -740,11 +739,9 @@ def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder, narrow):
 
 def test_ctrl_c_while_tensorflow_is_imported_is_no_traceback():
     code = ("import os, signal, sys\n"
-            "class Stop:\n"
-            "    def find_spec(self, name, *args):\n"
+            "class Stop:\n    def find_spec(self, name, *args):\n"
             "        if name == 'tensorflow.python': os.kill(os.getpid(), signal.SIGINT)\n"
-            "sys.meta_path.insert(0, Stop())\n"
-            "import model")
+            "sys.meta_path.insert(0, Stop())\nimport model")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True,
                           text=True)
     assert (done.returncode, done.stderr) == (130, "")
