@@ -1,8 +1,20 @@
-"""What the tests share: small maps, settings, the real grids where they are, and no network.
+"""What the tests share: small maps, trained runs, the real grids where they are, and no network.
 
 TensorFlow takes seconds to import: train and model are imported where they are needed.
 """
 
+import os
+
+# Of this process and all that tests start: no GPU, and one number of threads, which decides the
+# last bits; one thread costs the least. What the user has set for threads stays.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
+
+import contextlib
+import functools
+import io
+import shutil
 import socket
 from pathlib import Path
 
@@ -77,10 +89,26 @@ def small_map(tmp_path_factory):
 
 
 @pytest.fixture
-def small_patches(folder, small_map):
-    """data/patches_x4.nc made from small_map in an empty working folder, and read back."""
-    return prepare_data.read_patches(
-        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW))
+def small_sheet(monkeypatch):
+    """The synthetic sheet on cells of 20 km, as quick as that."""
+    monkeypatch.setattr(prepare_data, "synthetic_map", functools.partial(
+        prepare_data.synthetic_map, shape=(104, 206), spacing_m=20e3))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, small_map):
+    """A working folder with data/patches_x4.nc, made from small_map."""
+    made = tmp_path_factory.mktemp("prepared")
+    with contextlib.chdir(made):
+        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW)
+    return made
+
+
+@pytest.fixture
+def small_patches(folder, prepared):
+    """The patches of `prepared` in an empty working folder, and read back."""
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    return prepare_data.read_patches("data/patches_x4.nc")
 
 
 def example_settings(scale=4, recipe="default", data=None, **changes):
@@ -118,6 +146,85 @@ def save_layers(settings, layers, epoch=1):
 def small_settings(small_patches):
     """Settings of a quick run `tiny` on small_patches."""
     return example_settings(data=small_patches["data"])
+
+
+@pytest.fixture(scope="session")
+def trained_once(prepared, tmp_path_factory):
+    """A copy of `prepared` with the run `tiny` in checkpoints/, trained on its patches."""
+    import model
+    import train
+
+    made = shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "tiny")
+    with contextlib.chdir(made):
+        patches = prepare_data.read_patches("data/patches_x4.nc")
+        model.set_up_device()
+        train.train(patches, example_settings(data=patches["data"]))
+    return made
+
+
+@pytest.fixture
+def trained(folder, trained_once):
+    """A copy of the run `tiny` and its patches in an empty working folder; its settings."""
+    shutil.copytree(trained_once, folder, dirs_exist_ok=True)
+    return utils.read_json("checkpoints/tiny/settings.json", "train again")
+
+
+QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4", "--seeds", "1"]  # no figures
+
+
+def make_narrow(monkeypatch):
+    """Give all recipes a few filters only, for tests that are not about accuracy."""
+    import train
+
+    for recipe in train.RECIPES.values():
+        monkeypatch.setitem(recipe, "filters", [4])
+        monkeypatch.setitem(recipe, "kernels", [3, 3])
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    make_narrow(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def quick_once(prepared, tmp_path_factory):
+    """What `train.py` with QUICK and a narrow recipe leaves in a copy of `prepared`, and says."""
+    import train
+
+    made, said = shutil.copytree(prepared, tmp_path_factory.mktemp("quick") / "x4"), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(said):
+        monkeypatch.chdir(made)
+        make_narrow(monkeypatch)
+        assert train.main(QUICK) == 0
+    return made, said.getvalue()
+
+
+@pytest.fixture
+def quick_run(folder, quick_once, narrow):
+    """A copy of the run `x4`, its patches and results in an empty working folder; what was said."""
+    shutil.copytree(quick_once[0], folder, dirs_exist_ok=True)
+    return quick_once[1]
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Chains of small maps are not compiled, which takes longer than they do: see test_parts.py."""
+    import model
+
+    monkeypatch.setattr(model, "compile_chain", lambda *about, whole_map=False: lambda *fields: (
+        model.run_chain(about[0], *fields, about[1], whole_map)))
+
+
+@pytest.fixture
+def quick_figures(request, monkeypatch):
+    """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
+    import figures
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(figures, "plot_map", lambda *args: figures.plt.figure(figsize=(1, 1)))
+    figures.plt.switch_backend("Agg")
+    yield
+    figures.plt.close("all")
 
 
 def run_main(main, argv, capsys):

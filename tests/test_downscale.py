@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ import projections
 import runs
 import uncertainty
 import utils
-from model import tf  # not by itself: model says which kernels it takes
+from model import compile_chain, tf  # tf not by itself: model says which kernels it takes
 from utils import InputError
 
 DATA = {"degrade": "area", "spacing_m": 5000.0, "source": "made.nc",
@@ -32,14 +30,7 @@ EPSG_3413 = projections.EPSG_3031 | {  # the Arctic's: of the same name
     "straight_vertical_longitude_from_pole": -45.0, "epsg_code": "EPSG:3413"}
 
 
-@pytest.fixture(autouse=True)
-def quick_figures(request, monkeypatch):
-    """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("quick_figures", "uncompiled")
 
 
 @pytest.fixture
@@ -111,7 +102,7 @@ def hindcast_file(pattern="hindcast_*.json"):
 
 def refined(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
     """What refine makes of a map with a run of these settings: {method: (y, x) thickness [m]}."""
-    chain = model.compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
+    chain = compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
                                 whole_map=True)
     bed = None
     if fine_topg is not None:
@@ -249,7 +240,7 @@ def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels
             weight.assign(tf.random.stateless_uniform(weight.shape, (0, 1), 0.0, 0.1))
         bed = None if topg is None else maps.bed_of_map(maps.make_map(
             utils.finer_axis(coarse["x"], 4), utils.finer_axis(coarse["y"], 4), topg, topg))
-        chain = model.compile_chain(layers, settings, whole_map=True)
+        chain = compile_chain(layers, settings, whole_map=True)
         return filled(downscale.refine(chain, coarse, bed, settings, 4), (256, 32))["model"]
 
     whole = made()
@@ -359,7 +350,7 @@ def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, mo
     whole = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
     layers = scatter_weights(model.build_layers(settings), 0.05)
     levels = utils.make_levels(fine_topg[None], 4, "area", "own")
-    spread = model.predict(model.compile_chain(layers, settings, whole_map=True),
+    spread = model.predict(compile_chain(layers, settings, whole_map=True),
                            coarse["thk"][None], levels, True)[1].numpy()[0]
     inside = np.s_[8:-8, 8:-8]
     ratio = (whole / (np.e * (0.1 + spread) - 0.1))[inside]
@@ -736,25 +727,6 @@ def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, cap
     assert "note: the run was trained on point samples" in said
 
 
-def test_other_programs_place_the_file(folder):
-    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
-    write_run()
-    save_map("coarse.nc", *rough(20, 24))
-    fine = downscaled("--run", "made")
-    with xarray.open_dataset("fine.nc") as ds:
-        np.testing.assert_allclose(ds["thk"].sel(x=-37500, y=102500), fine["thk"][0, 0])
-
-
-@pytest.mark.skipif(not shutil.which("gdalinfo"), reason="gdalinfo is not installed")
-def test_gdal_places_the_file(folder):
-    write_run()
-    save_map("coarse.nc", *rough(20, 24), crs=projections.EPSG_3031)
-    downscaled("--run", "made")
-    said = json.loads(subprocess.check_output(["gdalinfo", "-json", "NETCDF:fine.nc:thk"]))
-    assert said["geoTransform"] == pytest.approx([-40e3, 5000, 0, 500e3, 0, -5000])
-    assert "Stereographic" in said["coordinateSystem"]["wkt"]
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of the computation")])
 def test_stopped_half_way_leaves_no_file_and_the_error_as_it_is(folder, monkeypatch, error):
     """An error of the computation is not taken for one of the disk."""
@@ -1003,7 +975,7 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
     ice_map = maps.read_map(real_grid("antarctica_bedmachine_8km.nc"))
     settings = example_settings(filters=[1], kernels=[1, 1], average_turns=False)
     fine, coarse = downscale.coarsen(ice_map, 4)
-    chain = model.compile_chain(model.build_layers(settings), settings, whole_map=True)
+    chain = compile_chain(model.build_layers(settings), settings, whole_map=True)
     scores = downscale.score_map(downscale.rebuild(chain, fine, coarse, settings, 4), fine, coarse,
                                  settings, 4)
     assert scores["all"]["n_cells"] == 238699

@@ -21,14 +21,6 @@ import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
 
-
-@pytest.fixture
-def trained(small_patches, small_settings):
-    """The run `tiny`, trained for 3 epochs; its settings."""
-    train.train(small_patches, small_settings)
-    return runs.read_settings("tiny")
-
-
 # ---------------------------------------------------------------- metrics
 
 
@@ -261,13 +253,6 @@ def test_chosen_patches_are_the_best_the_median_and_the_worst():
     assert len(six) == 6
 
 
-def test_window_is_put_together_as_it_was_cut():
-    field = np.random.default_rng(0).random((82, 123))
-    cut = prepare_data.cut_patches(field)
-    row, column = np.divmod(np.arange(6), 3)
-    np.testing.assert_array_equal(prepare_data.assemble(cut, {"row": row, "column": column}), field)
-
-
 def test_axes_end_at_the_edges_of_the_cells():
     extent = figures.km_extent(np.array([0, 5000, 10000.0]), np.array([-5000, 0.0]))
     np.testing.assert_allclose(extent, [-2.5, 12.5, -7.5, 2.5])
@@ -422,12 +407,6 @@ def test_no_checkpoint_is_an_error_not_random_weights(trained, folder, capsys):
     assert not (folder / "results").exists()
 
 
-def test_checkpoint_of_another_shape_is_an_error(trained):
-    for changes in ({"filters": [9, 4]}, {"scale": 8}, {"channels": "thk"}):
-        with pytest.raises(InputError, match="not the layers that settings.json describes"):
-            runs.load_layers(trained | changes)
-
-
 def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
     before = evaluate.evaluate("tiny", draw=False)
     (folder / "data" / "patches_x4.nc").unlink()
@@ -435,23 +414,6 @@ def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, sm
         evaluate.evaluate("tiny")
     again = evaluate.evaluate("tiny", str(small_map), draw=False)
     assert again["test"] == before["test"]
-
-
-def test_damaged_checkpoint_is_an_error(trained, folder):
-    for path in (folder / "checkpoints" / "tiny" / "best").glob("*.data*"):
-        path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match="or damaged"):
-        evaluate.evaluate("tiny")
-
-
-def test_other_patches_are_an_error(trained, small_map, capsys):
-    prepare_data.prepare(4, maps.read_map(small_map), seed=1, window=SMALL_WINDOW)
-    with pytest.raises(InputError, match="no patches of small.nc there; give the map"):
-        evaluate.evaluate("tiny")
-    again = evaluate.evaluate("tiny", str(small_map), draw=False)  # made beside the others
-    assert again["split_seed"] == 0
-    assert prepare_data.read_patches("data/patches_x4.nc")["data"]["seed"] == 1
-    assert prepare_data.read_patches("data/patches_tiny.nc")["data"]["seed"] == 0
 
 
 @pytest.mark.parametrize("arguments, message", [

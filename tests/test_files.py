@@ -217,7 +217,7 @@ def test_other_formats_come_with_the_command_that_converts_them(tmp_path):
 
 
 @pytest.fixture
-def run(folder):
+def run(folder, quick_figures, uncompiled):
     """A 2x run `made`, never trained: it gives back its base."""
     settings = example_settings(scale=2, run="made", filters=[4], kernels=[3, 3],
                                 average_turns=False, data={"degrade": "area"})

@@ -1,14 +1,12 @@
 """The dict of layers, a stage, the chain: against hand values and an independent convolution."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.signal
-from conftest import REPOSITORY, example_settings
+from conftest import example_settings
 
 import model
 import utils
@@ -884,12 +882,6 @@ def test_predicted_patches_are_on_the_fine_cells_and_the_last_without_a_film(
 
 
 # ---------------------------------------------------------------- the device
-
-
-def test_tensorflow_greets_nobody():
-    done = subprocess.run([sys.executable, "-c", "import model; print(model.tf.__name__)"],
-                          cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "tensorflow\n", "")
 
 
 def test_messages_are_held_and_told_where_a_gpu_cannot_be_used(monkeypatch, capfd):

@@ -6,27 +6,21 @@ import signal
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
 import pytest
 from conftest import REPOSITORY, run_main, write_map
 from test_downscale import CALIBRATED, rough, save_map, write_run
+from test_train import assert_same_state, final_state
 
 import downscale
-import figures
+import evaluate
 import model
 import prepare_data
 import projections
 import train
 
-
-@pytest.fixture(autouse=True)
-def quick_figures(monkeypatch):
-    monkeypatch.setattr(figures, "plot_map", lambda *args: plt.figure(figsize=(1, 1)))
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def make(output, *argv):
@@ -82,7 +76,7 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
             assert np.array_equal(ds[name].values[::order], whole[name], equal_nan=True), name
 
 
-def test_a_file_is_made_again_only_where_something_differs(folder, capsys):
+def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncompiled):
     write_run()
     save_map("coarse.nc", *rough(8, 8))
 
@@ -139,7 +133,7 @@ def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, messa
 
 
 def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, capsys):
-    """Real processes: one killed hard, then all by xargs, two of them with the same part."""
+    """Real processes: one killed hard, then two by xargs with the same part at once."""
     write_run(scatter=0.05)
     save_map("coarse.nc", *rough(300, 8))  # two rows of tiles
     script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
@@ -152,8 +146,9 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
     assert killed.returncode == -signal.SIGKILL and not (folder / "fine_1.nc").exists()
 
     done = subprocess.run(["xargs", "-P", "2", "-I{}", *script, "--output", "fine_{}.nc", "--part",
-                           "{}/2"], input="1\n1\n2\n", text=True, capture_output=True)
+                           "{}/2"], input="1\n1\n", text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+    make("fine_2.nc", "--part", "2/2")
     whole, _ = make("whole.nc")
     assert_together([read(f"fine_{k}.nc")[0] for k in (1, 2)], whole)
 
@@ -186,7 +181,7 @@ def test_turns_are_averaged_as_asked_and_make_a_group(turns):
         np.testing.assert_allclose(turned, model.turn(found, number), rtol=1e-5)
 
 
-def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys):
+def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(8, 12))
     eight, about = make("fine.nc")
@@ -200,7 +195,7 @@ def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys):
     assert np.nanmax(np.abs(two["thk"] - eight["thk"])) > 0
 
 
-def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder):
+def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(16, 24), spacing_m=5000.0)
     for argv in ([], ["--turns", "1"]):
@@ -215,25 +210,36 @@ def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder):
 # ---------------------------------------------------------------- folds and seeds
 
 
-def test_folds_are_trained_by_themselves_and_a_last_command_prints_the_table(folder, capsys):
-    """As the jobs of an array do, one after the other."""
+def test_every_fold_and_seed_is_trained_once_and_by_itself_where_asked(folder, capsys, narrow):
+    """A fold as the jobs of an array do, then what is missing; the last command prints a table."""
     sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
     window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
     prepare_data.prepare(2, sheet, window=window)
-    command = ["--scale", "2", "--epochs", "1", "--crossval", "2"]
+    command = ["--scale", "2", "--epochs", "1", "--crossval", "2", "--seeds", "2"]
+    runs = ["x2_fold1of2", "x2_fold1of2_seed1", "x2_fold2of2", "x2_fold2of2_seed1"]
     status, said = run_main(train.main, [*command, "--table"], capsys)
-    assert status == 2 and "not trained to the end: x2_fold1of2, x2_fold2of2;" in said
+    assert status == 2 and f"not trained to the end: {', '.join(runs)};" in said
     assert not (folder / "checkpoints").exists()
 
-    for fold in "12":
-        assert train.main([*command, "--fold", fold]) == 0
+    assert train.main([*command, "--fold", "2"]) == 0
     said = capsys.readouterr().out
     assert "model / bicubic" not in said and "mean of folds" not in said
-    assert train.main([*command, "--table"]) == 0
+    before = {run: final_state(run) for run in runs[2:]}
+    status, said = run_main(train.main, [*command, "--table"], capsys)
+    assert status == 2 and f"not trained to the end: {', '.join(runs[:2])};" in said
+    assert train.main(command) == 0  # finished runs are not trained again
     said = capsys.readouterr().out
     assert said.count("finished already") == 2 and "mean of folds" in said
-    status, said = run_main(train.main, [*command, "--seeds", "2", "--table"], capsys)
-    assert status == 2 and "not trained to the end: x2_fold1of2_seed1, x2_fold2of2_seed1;" in said
+    assert train.main([*command, "--table"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished already") == 4 and "mean of folds" in said
+    for run, state in before.items():
+        assert_same_state(state, final_state(run))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == runs
+    metrics = [evaluate.read_metrics(run) for run in runs]
+    assert [(each["split"], each["seed"], each["n_test"]) for each in metrics] == [
+        (f"block split, fold {fold} of 2", seed, 12) for fold in (1, 2) for seed in (0, 1)]
+    assert not list((folder / "results").glob("*/*.png"))
 
 
 def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):

@@ -311,13 +311,6 @@ def wide_map(folder):
         (104, 206), 20e3, prepare_data.WINDOW[0], prepare_data.WINDOW[2]))
 
 
-@pytest.fixture
-def small_sheet(monkeypatch):
-    """The synthetic sheet on cells of 20 km, as quick as that."""
-    monkeypatch.setattr(prepare_data, "synthetic_map", functools.partial(
-        prepare_data.synthetic_map, shape=(104, 206), spacing_m=20e3))
-
-
 def settings_of(patches, path):
     """As much of the settings of a run on these patches as find_patches looks at."""
     return {"patches": str(path), "data": patches["data"]}

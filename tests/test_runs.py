@@ -1,5 +1,6 @@
 """A run's folder: what is read of it, and what power cuts, processes and other runs do to it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,8 +61,9 @@ def test_runs_that_will_not_do_are_named(run_x4):
         runs.read_settings("absent")
     with pytest.raises(utils.InputError, match="checkpoints/absent/best: no checkpoint; train"):
         runs.best_checkpoint(run_x4[0] | {"run": "absent"})
-    with pytest.raises(utils.InputError, match="not the layers that settings.json describes"):
-        runs.load_layers(run_x4[0] | {"filters": [5]})
+    for changes in ({"filters": [5]}, {"scale": 8}, {"channels": "thk"}):
+        with pytest.raises(utils.InputError, match="not the layers that settings.json describes"):
+            runs.load_layers(run_x4[0] | changes)
     for key in ("channels", "data"):
         older = {name: value for name, value in run_x4[0].items() if name != key}
         utils.write_json("checkpoints/tiny/settings.json", older)
@@ -83,13 +85,21 @@ def save_all(chosen, *epochs):
     return state
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
+    """A working folder with the run `tiny`, saved after epochs 1, 2 and 3; its settings."""
+    chosen, made = example_settings(filters=[4], kernels=[3, 3]), tmp_path_factory.mktemp("saved")
+    with contextlib.chdir(made):
+        runs.write_settings(chosen)
+        save_all(chosen, 1, 2, 3)
+    return made, chosen
+
+
 @pytest.fixture
-def trained(folder):
-    """Settings of the run `tiny`, saved after epochs 1, 2 and 3."""
-    chosen = example_settings(filters=[4], kernels=[3, 3])
-    runs.write_settings(chosen)
-    save_all(chosen, 1, 2, 3)
-    return chosen
+def trained(folder, saved_once):
+    """A copy of the run `tiny`; its settings."""
+    shutil.copytree(saved_once[0], folder, dirs_exist_ok=True)
+    return saved_once[1]
 
 
 def epoch_after_resuming(chosen):
@@ -108,6 +118,9 @@ def test_the_checkpoint_before_is_kept_and_fallen_back_to(trained, folder, capsy
     assert epoch_after_resuming(trained) == 2
     said = capsys.readouterr().out
     assert "latest/ckpt-3 is damaged" in said and "ckpt-2 is used" in said
+    (best / "ckpt-2.data-00000-of-00001").write_bytes(b"cut short")  # put back by resuming
+    with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
+        runs.load_layers(trained)
     (latest / "ckpt-2.index").write_bytes(b"")
     with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
         runs.make_state(trained)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SMALL_WINDOW, example_settings, run_main, write_map
+from conftest import QUICK, REPOSITORY, SMALL_WINDOW, example_settings, run_main, write_map
 
 import evaluate
 import model
@@ -21,8 +20,6 @@ import train
 import utils
 from model import tf  # not by itself: model says which kernels it takes
 from utils import InputError
-
-QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4", "--seeds", "1"]  # no figures
 
 
 def settings_of(*argv):
@@ -354,8 +351,7 @@ def test_epoch_sees_every_patch_once_the_last_smaller_batch_too(grid):
     predictions = model.run_chain(layers, thk[0], topg, settings)
     for stage, prediction in enumerate(predictions, 1):
         assert float(rmse_m[stage - 1]) == pytest.approx(
-            utils.rmse_m(prediction, thk[stage]), rel=1e-4
-        )
+            utils.rmse_m(prediction, thk[stage]), rel=1e-4)
     assert finite
 
 
@@ -378,7 +374,7 @@ def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
 
 def test_training_beats_bicubic(small_patches, small_settings):
     train.train(small_patches, small_settings | {
-        "epochs": 150, "base": "bicubic", "consistency": False, "correction_m": None})
+        "epochs": 60, "base": "bicubic", "consistency": False, "correction_m": None})
     assert evaluate.evaluate("tiny", draw=False)["test"]["ratio"]["bicubic"] < 0.6
 
 
@@ -412,14 +408,11 @@ def assert_same_state(one, other):
 
 
 def start(*argv):
-    """Start train.py as a process of its own, on one core, that saves after every epoch."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import train, utils; "
-        "train.SAVE_EVERY_S = 0; "
-        "utils.run_script(train.main)"
-    )
+    """Start train.py as a process of its own, narrow, that saves after every epoch."""
+    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import train, utils; "
+            "train.RECIPES['default'].update(filters=[4], kernels=[3, 3]); "
+            "train.SAVE_EVERY_S = 0; utils.run_script(train.main)")
     return subprocess.Popen([sys.executable, "-u", "-c", code, str(REPOSITORY), *argv], text=True,
-                            env=os.environ | {"TF_NUM_INTRAOP_THREADS": "1"},
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -431,19 +424,20 @@ def wait_for(process, text):
     raise AssertionError(f"the process ended without '{text}': {process.stderr.read()}")
 
 
-def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patches, folder,
+def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patches, narrow,
                                                                       capsys):
-    """Be it on one core (those started) or on all of them (the others)."""
+    """All of them on the number of threads of the suite: see conftest.py."""
     command = ["--patches", "data/patches_x4.nc", "--epochs", "24", "--batch-size", "3",
                "--seeds", "1", "--run"]
     assert train.main([*command, "whole"]) == 0
 
     killed = start(*command, "killed")
-    wait_for(killed, "epoch     6/24")
+    wait_for(killed, "epoch     4/24")
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     stopped = start(*command, "killed")
-    wait_for(stopped, "epoch    14/24")
+    assert stopped.stdout.readline().startswith("run killed: 4x")  # TensorFlow greets nobody
+    wait_for(stopped, "epoch    10/24")
     stopped.send_signal(signal.SIGINT)
     rest, said = stopped.communicate()
     assert stopped.returncode == 130
@@ -454,11 +448,9 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
     assert "resuming after epoch" in capsys.readouterr().out
 
     for which in ("latest", "best"):
-        path = [
-            tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)
-            for run in ("whole", "killed")
-        ]
-        assert Path(path[0]).name == Path(path[1]).name
+        names = {Path(tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)).name
+                 for run in ("whole", "killed")}
+        assert len(names) == 1
     assert_same_state(final_state("whole"), final_state("killed"))
     for run in ("whole", "killed"):
         with open(utils.CHECKPOINTS / run / "history.csv", newline="") as file:
@@ -470,16 +462,14 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
     assert rows == expected
 
 
-def test_same_seed_same_numbers(small_patches, small_settings):
-    for run, seed in (("one", 5), ("two", 5), ("other", 6)):
-        train.train(small_patches, small_settings | {"run": run, "seed": seed})
-    assert_same_state(final_state("one"), final_state("two"))
-    assert not np.array_equal(
-        *(
-            next(value for name, value in final_state(run).items() if "conv1/_kernel" in name)
-            for run in ("one", "other")
-        )
-    )
+def test_same_seed_same_numbers(trained, small_patches):
+    model.set_up_device()  # as for `tiny`, with seed 0
+    for run, seed in (("again", 0), ("other", 5)):
+        train.train(small_patches, trained | {"run": run, "seed": seed})
+    assert_same_state(final_state("tiny"), final_state("again"))
+    one, other = (next(value for name, value in final_state(run).items() if "conv1/_kernel" in name)
+                  for run in ("tiny", "other"))
+    assert not np.array_equal(one, other)
 
 
 def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, small_settings):
@@ -517,10 +507,9 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
 # ---------------------------------------------------------------- how sure a run is
 
 
-def test_a_trained_run_is_calibrated_and_again_when_asked(small_patches, folder, capsys):
+def test_a_trained_run_is_calibrated_and_again_when_asked(quick_run, folder):
     """The fit is part of the run, but no setting of it: the same command goes on with the run."""
-    assert train.main(QUICK) == 0
-    said = capsys.readouterr().out
+    said, small_patches = quick_run, prepare_data.read_patches("data/patches_x4.nc")
     path = folder / "checkpoints" / "x4" / "settings.json"
     settings = json.loads(path.read_text())
     fit = settings.pop("uncertainty")
@@ -549,13 +538,13 @@ def test_calibration_of_what_cannot_be_calibrated_is_one_line(small_patches, fol
     assert status == 2 and "does not average over turns" in said and said.count("\n") == 1
 
 
-def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, folder, capsys):
+def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, narrow, capsys):
     command = ["--patches", "data/patches_x4.nc", "--recipe", "original", "--run", "old",
                "--seeds", "1", "--epochs"]  # --seeds: no figures
     for epochs in ("2", "4"):
         assert train.main([*command, epochs]) == 0
     assert "resuming after epoch 2" in capsys.readouterr().out
-    metrics = json.loads((folder / "results" / "old" / "metrics.json").read_text())
+    metrics = json.loads((utils.RESULTS / "old" / "metrics.json").read_text())
     assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (8, 0, 4)
     assert len(utils.read_table(utils.CHECKPOINTS / "old" / "history.csv")) == 4
 
@@ -568,28 +557,6 @@ def test_surface_base_gives_way_where_the_bed_is_left_out(folder):
         assert settings_of(*bare, "--base", "surface")["base"] == "surface"
     assert settings_of("--scale", "8", "--no-consistency")["consistency"] is False
     assert settings_of("--scale", "8", "--gradients", "stage")["gradients"] == "stage"
-
-
-def test_cross_validation_trains_every_fold_and_seed_once(folder, capsys, narrow):
-    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
-    window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
-    prepare_data.prepare(2, sheet, window=window)
-    command = ["--scale", "2", "--epochs", "1", "--crossval", "2", "--seeds", "2"]
-    assert train.main(command) == 0
-    runs = ["x2_fold1of2", "x2_fold1of2_seed1", "x2_fold2of2", "x2_fold2of2_seed1"]
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == runs
-    metrics = [evaluate.read_metrics(run) for run in runs]
-    assert [(each["split"], each["seed"], each["n_test"]) for each in metrics] == [
-        ("block split, fold 1 of 2", 0, 12), ("block split, fold 1 of 2", 1, 12),
-        ("block split, fold 2 of 2", 0, 12), ("block split, fold 2 of 2", 1, 12)]
-    assert not list((folder / "results").glob("*/*.png"))
-
-    before = {run: final_state(run) for run in runs}
-    capsys.readouterr()
-    assert train.main(command) == 0  # finished runs are not trained again
-    assert capsys.readouterr().out.count("finished already") == 4
-    for run in runs:
-        assert_same_state(before[run], final_state(run))
 
 
 def write_metrics(run, n_test, **rmse_m):
@@ -635,8 +602,7 @@ def test_table_of_folds_and_seeds_by_hand(folder, capsys):
         assert not [key for key in next(csv.DictReader(file)) if key.startswith("ratio")]
 
 
-def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder, capsys):
-    assert train.main(QUICK) == 0
+def test_other_settings_leave_the_run_alone_and_are_named(quick_run, capsys):
     before = final_state("x4")
     status, said = run_main(train.main, [*QUICK, "--lr", "0.01", "--seed", "3"], capsys)
     assert status == 2
@@ -645,13 +611,15 @@ def test_other_settings_leave_the_run_alone_and_are_named(small_patches, folder,
     status, said = run_main(train.main, ["--scale", "8", "--run", "x4"], capsys)
     assert status == 2
     assert "run x4 was trained for 4x, not for 8x" in said
+    status, said = run_main(train.main, [*QUICK, "--restart", "--input", "absent.nc"], capsys)
+    assert (status, said) == (2, "error: absent.nc: no such file\n")
+    assert_same_state(before, final_state("x4"))
     assert train.main([*QUICK, "--lr", "0.01", "--restart"]) == 0
     assert runs.read_settings("x4")["learning_rate"] == 0.01
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
-    small_patches, folder, capsys, monkeypatch
-):
+        small_patches, narrow, capsys, monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
     monkeypatch.setattr(train, "learning_rate", lambda settings, epoch: 1e-3 if epoch < 4 else 1e30)
     assert train.main(["--scale", "4", "--epochs", "9", "--batch-size", "4"]) == 1
@@ -666,15 +634,8 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
 # ---------------------------------------------------------------- as a user
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """The recipe of a test that is not about accuracy: a few filters, as quick as can be."""
-    for key, value in (("filters", [4]), ("kernels", [3, 3])):
-        monkeypatch.setitem(train.RECIPES["default"], key, value)
-
-
-def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow):
-    assert train.main(["--scale", "2", "--epochs", "1", "--batch-size", "70"]) == 0
+def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow, small_sheet):
+    assert train.main(["--scale", "2", "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     assert "data/patches_x2.nc is missing: making data/patches_x2.nc first" in said
     assert said.count("SYNTHETIC") >= 3
@@ -682,32 +643,24 @@ def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow):
     assert json.loads((folder / "results/x2/metrics.json").read_text())["synthetic"] is True
 
 
-def test_restart_with_a_missing_map_loses_nothing(small_patches, folder, capsys):
-    assert train.main(QUICK) == 0
-    status, said = run_main(train.main, [*QUICK, "--restart", "--input", "absent.nc"], capsys)
-    assert (status, said) == (2, "error: absent.nc: no such file\n")
-    assert final_state("x4")
-
-
-def test_runs_on_other_maps_keep_to_themselves(small_patches, folder, capsys):
+def test_runs_on_other_maps_keep_to_themselves(quick_run, folder, capsys):
     """--input with another map: a run that exists refuses, a new one makes patches of its own."""
-    other = prepare_data.synthetic_map(seed=8, shape=(206, 411), spacing_m=10000.0)
-    path = write_map(folder / "other.nc", {"y": 206, "x": 411}, {
+    other = prepare_data.synthetic_map(seed=8, shape=(104, 206), spacing_m=20e3)
+    path = write_map(folder / "other.nc", {"y": 104, "x": 206}, {
         name: ((name,), other[name], {"units": "m"}) for name in "xy"}, {
         name: (("y", "x"), other[name], {"units": "m"}) for name in ("thk", "topg")})
-    assert train.main([*QUICK]) == 0
     status, said = run_main(train.main, [*QUICK, "--input", path], capsys)
     assert status == 2
     assert f"run x4 was trained on small.nc, not on {path}" in said
-    assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--batch-size", "70",
-                       "--epochs", "1", "--seeds", "1"]) == 0
+    assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--epochs", "1",
+                       "--seeds", "1"]) == 0
     made = runs.read_settings("new")["patches"]
     assert made == f"data/patches_x4_{utils.file_sha256(path)[:8]}.nc"
     assert prepare_data.read_patches(made)["data"]["source"] == "other.nc"
     assert prepare_data.read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
 
 
-def test_another_run_on_the_same_patches(small_patches, folder, capsys):
+def test_another_run_on_the_same_patches(small_patches, narrow, capsys):
     """The scale is that of the patches; settings remember the file."""
     assert train.main(["--patches", "data/patches_x4.nc", "--run", "other", "--recipe", "map",
                        "--epochs", "1", "--seeds", "1"]) == 0
@@ -719,14 +672,15 @@ def test_another_run_on_the_same_patches(small_patches, folder, capsys):
     assert "finished already" in capsys.readouterr().out  # the same patches at another place
 
 
-def test_named_run_is_not_trained_on_the_synthetic_sheet_unless_asked(folder, capsys):
+def test_named_run_is_not_trained_on_the_synthetic_sheet_unless_asked(folder, capsys, narrow,
+                                                                      small_sheet):
     for arguments in ([], ["--seeds", "2"]):
         status, said = run_main(train.main, ["--run", "mine", *arguments], capsys)
         assert status == 2
         assert "--synthetic" in said and said.count("\n") == 1
     assert not list(folder.iterdir())
     assert train.main(["--scale", "2", "--run", "mine", "--synthetic", "--epochs", "1",
-                       "--batch-size", "70", "--seeds", "1"]) == 0
+                       "--seeds", "1"]) == 0
     assert "SYNTHETIC" in capsys.readouterr().out
     status, said = run_main(train.main, ["--scale", "2", "--run", "wide"], capsys)
     assert status == 2
@@ -755,63 +709,64 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, small_patches, c
     assert said.count("\n") == 1
 
 
-def test_no_bed_offers_thickness_only(folder, capsys):
+def test_no_bed_offers_thickness_only(folder, capsys, narrow):
     sheet = prepare_data.synthetic_map(seed=3, shape=(123, 164))
-    prepare_data.prepare(4, sheet | {"topg": None}, window=SMALL_WINDOW)
-    status, said = run_main(train.main, QUICK, capsys)
+    prepare_data.prepare(2, sheet | {"topg": None}, window=SMALL_WINDOW)
+    command = [*QUICK, "--scale", "2"]
+    status, said = run_main(train.main, command, capsys)
     assert status == 2
     assert "no bed (topg); train on thickness alone with --channels thk" in said
-    assert train.main([*QUICK, "--channels", "thk"]) == 0
+    assert train.main([*command, "--channels", "thk"]) == 0
 
 
-def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder):
+def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder, narrow):
     """A slab on a flat bed at 0 m; no ice but in a test patch. Warnings of numpy are errors."""
     slab = prepare_data.synthetic_map(seed=3, shape=(123, 164))
     slab["thk"][:], slab["topg"][:] = 1000, 0
-    test = prepare_data.in_split(prepare_data.make_patches(slab, 4, window=SMALL_WINDOW), "test")[0]
+    test = prepare_data.in_split(prepare_data.make_patches(slab, 2, window=SMALL_WINDOW), "test")[0]
     bare = slab | {"thk": np.zeros_like(slab["thk"])}
     rows, columns = (slice(41 * n, 41 * n + 41) for n in divmod(int(test), 4))
     bare["thk"][rows, columns] = 500
     with np.errstate(divide="raise", invalid="raise", over="raise"):
-        prepare_data.prepare(4, slab, window=SMALL_WINDOW, output="data/slab.nc")
-        assert train.main([*QUICK, "--patches", "data/slab.nc", "--run", "slab"]) == 0
+        prepare_data.prepare(2, slab, window=SMALL_WINDOW, output="data/slab.nc")
+        assert train.main([*QUICK, "--scale", "2", "--patches", "data/slab.nc", "--run",
+                           "slab"]) == 0
         with pytest.raises(InputError, match="no ice in the patches to train on"):
-            prepare_data.prepare(4, bare, window=SMALL_WINDOW, output="data/bare.nc")
+            prepare_data.prepare(2, bare, window=SMALL_WINDOW, output="data/bare.nc")
     for path in (folder / "results/slab").glob("metrics.*"):
         assert "nan" not in path.read_text().lower()
 
 
 def test_ctrl_c_while_tensorflow_is_imported_is_no_traceback():
     code = ("import os, signal, sys\n"
-            "class Stop:\n"
-            "    def find_spec(self, name, *args):\n"
+            "class Stop:\n    def find_spec(self, name, *args):\n"
             "        if name == 'tensorflow.python': os.kill(os.getpid(), signal.SIGINT)\n"
-            "sys.meta_path.insert(0, Stop())\n"
-            "import model")
+            "sys.meta_path.insert(0, Stop())\nimport model")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True,
                           text=True)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout.split() == ["stopped"]
 
 
-def test_checkpoint_that_does_not_fit_is_named(small_patches, small_settings):
-    train.train(small_patches, small_settings)
+def test_checkpoint_that_does_not_fit_is_named(trained, small_patches):
     for changes in ({"filters": [9, 4]}, {"filters": [8, 8, 4], "kernels": [5, 1, 1, 3]}):
         with pytest.raises(InputError, match="not the layers that settings.json describes"):
-            train.train(small_patches, small_settings | changes)
+            train.train(small_patches, trained | changes)
 
 
-def test_full_disk_ends_a_training_in_one_line(small_patches, folder):
+def test_full_disk_ends_a_training_in_one_line(small_patches, folder, narrow, capfd):
     """A limit on file size stands in for the full disk: the first checkpoint does not fit."""
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "train.py", *QUICK], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000)))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: checkpoints/x4: the checkpoint cannot be written; is the")
-    assert done.stderr.count("\n") == 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        status, said = run_main(train.main, QUICK, capfd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2 and said.count("\n") == 1
+    assert said.startswith("error: checkpoints/x4: the checkpoint cannot be written; is the disk")
 
 
-def test_unwritable_checkpoints_are_one_line(small_patches, folder, capsys):
+def test_unwritable_checkpoints_are_one_line(small_patches, folder, narrow, capsys):
     (folder / "checkpoints").write_text("in the way of a folder")
     status, said = run_main(train.main, QUICK, capsys)
     assert status == 2
