@@ -1,7 +1,7 @@
 """Score and plot the test patches of a run: bicubic, surface base, model and label; compare runs.
 
     python evaluate.py --scale 8                     # the run x8
-    python evaluate.py --run wide --patches 10       # another run, more rows in comparison.png
+    python evaluate.py --run wide --rows 10       # another run, more rows in comparison.png
     python evaluate.py --run wide --all-patches      # maps of every test patch
     python evaluate.py --compare x8 wide             # one table, one figure
 
@@ -9,122 +9,121 @@ Reads checkpoints/<run>/ and its patches; writes metrics.json, metrics.csv and f
 results/<run>/. Nothing is trained here. Whole maps and hindcasts are made by downscale.py.
 """
 
+
 import numpy as np
 
-import figures
-import maps
 import model
 import prepare_data
-import runs
-import uncertainty
 import utils
-from figures import METHODS
+from icesheet import checkpoints, command_line, figures, files, map_layout, uncertainty
+from icesheet.command_line import InputError
 from icesheet.device import set_up_device
-from utils import InputError
-
-SCORES = {  # what is read of metrics.json, see runs.misfit
-    "errors": {None: dict.fromkeys(("mse", "rmse_m", "mae_m", "bias_m"), float),
-               "bicubic": {}, "model": {}},
-    "won": {None: float}}
-METRICS = {
-    **dict.fromkeys(("run", "recipe", "source", "degrade", "split", "command", "weights_sha256"),
-                    str),
-    "scale": utils.SCALES, "synthetic": bool, "epoch": int, "n_test": int, "split_seed": int,
-    "test": SCORES, "stages": [SCORES | {"from_km": float, "to_km": float}], "settings": dict}
+from icesheet.patches import (
+    cut_patches,
+    describe_split,
+    find_patches_in_split,
+    join_patches,
+    training_and_validation_indices,
+)
+from icesheet.scores import (
+    METHOD_STYLES,
+    METRICS_SCHEMA,
+    MIN_BASELINE_RMSE_M,
+    flatten_metrics,
+    print_ice_extent_table,
+    print_metrics_table,
+    print_score_table,
+    score_methods,
+    score_patches,
+)
+from icesheet.settings import SCALES, get_densities, needs_topg, read_validated_json, with_densities
 
 
 def read_metrics(run):
     """The metrics of a run, from results/<run>/metrics.json; InputError where there are none."""
-    path = utils.RESULTS / run / "metrics.json"
+    path = files.RESULTS / run / "metrics.json"
     again = " again" if path.exists() else " first"
-    return runs.read_checked(path, METRICS, f"evaluate the run{again}: python evaluate.py --run "
+    return read_validated_json(path, METRICS_SCHEMA, f"evaluate the run{again}: python evaluate.py --run "
                              f"{run}")
 
 
-# ---------------------------------------------------------------- scores
+def load_layers(settings):
+    """The trained layers of a run: those of its best epoch. InputError where they do not fit."""
+    path = checkpoints.best_checkpoint(settings)[0]  # first: what made them may not even build
+    layers = model.build_layers(settings)
+    checkpoints.restore_checkpoint({"layers": layers}, path)
+    return layers
 
 
-def score_patches(by_method, label, data):
-    """utils.score over all cells of some patches, and won: {other method: share of the patches}.
-
-    by_method: {method: (patch, y, x) m}, label: the same; won: where the model's RMSE is lower.
-    """
-    rmse = utils.patch_rmse_m(by_method, label)
-    return utils.score(by_method, label, np.ones(label.shape, bool), data["thk_max_m"],
-                       data["spacing_m"]) | {
-        "won": {method: float((rmse["model"] < rmse[method]).mean())
-                for method in by_method if method != "model"}}
-
-
-def measure(predictions, patches, settings, numbers, spread=None):
+def compute_metrics(predictions, patches, settings, numbers, spread=None):
     """Metrics of predictions (stage, patch, y, x) m for the patches of these numbers: a dict.
 
-    test: score_patches against the label, of every method there is (see model.with_baselines).
-    by_type, uncertainty: see score_types; spectrum, detail: see measure_spectra.
+    test: score_patches against the label, of every method there is (see model.add_baselines).
+    by_type, uncertainty: see score_by_surface_type; spectrum, detail: see compute_spectra.
     stages: score_patches at each stage against the label of its level, with from_km and to_km. Its
     bicubic and surface base start at the input of the whole chain too.
     """
     data, stages = settings["data"], []
     for stage, predicted in enumerate(predictions, 1):
         label = patches["thk"][numbers, stage]
-        by_method = model.with_baselines(predicted, patches, numbers, settings, stage)
+        by_method = model.add_baselines(predicted, patches, numbers, settings, stage)
         to_km = data["spacing_m"] * settings["scale"] / 1000 / 2**stage
         stages.append({"from_km": 2 * to_km, "to_km": to_km}
                       | score_patches(by_method, label, data))
-    spectrum, detail = measure_spectra(by_method, label, settings)
-    n_train, n_validation = map(len, prepare_data.training_numbers(patches, settings))
-    by_type, intervals = score_types(by_method, patches, settings, numbers, spread)
+    spectrum, detail = compute_spectra(by_method, label, settings)
+    n_train, n_validation = map(len, training_and_validation_indices(patches, settings))
+    by_type, intervals = score_by_surface_type(by_method, patches, settings, numbers, spread)
     return {
         "run": settings["run"], "scale": settings["scale"], "recipe": settings["recipe"],
         **{key: data[key] for key in ("synthetic", "source", "source_title", "citation", "degrade",
                                       "thk_max_m")},
-        "split": prepare_data.split_text(data), "seed": settings["seed"],
+        "split": describe_split(data), "seed": settings["seed"],
         "split_seed": data["seed"],
         "n_train": n_train, "n_validation": n_validation, "n_test": len(numbers),
-        "test": {key: stages[-1][key] for key in ("n_cells", "errors", "ratio", "won")},
-        "by_type": by_type, "uncertainty": intervals, "detail": detail,
+        "test": {key: stages[-1][key] for key in ("n_cells", "errors", "mse_ratio", "win_rate")},
+        "by_surface_type": by_type, "uncertainty": intervals, "sub_grid_power": detail,
         "stages": stages, "spectrum": spectrum, "settings": settings,
-        "versions": utils.versions(), "command": utils.command(),
+        "versions": files.library_versions(), "command": command_line.command_text(),
     }
 
 
-def score_types(by_method, patches, settings, numbers, spread=None):
-    """utils.score by what the label has in a cell: {type: score}, see utils.cells_by_type.
+def score_by_surface_type(by_method, patches, settings, numbers, spread=None):
+    """scores.score_methods by what the label has in a cell: {type: score}, see utils.surface_type_masks.
 
     by_method: {method: (patch, y, x) m} of these patches. The margin reaches two coarse cells, and
     across the edges of patches. Second, of a calibrated run (else {}), where the spread is not NaN:
     by_type: uncertainty.score_intervals; constant: the same of every method if its intervals had
-    one width for each surface type; volume_within: share of the patches whose volume is in its
+    one width for each surface type; patch_volume_coverage: share of the patches whose volume is in its
     90 % interval, volume_half_width_km3: the mean of those.
     """
     thk, topg = (None if patches[name] is None else
-                 prepare_data.assemble(patches[name][:, -1], patches) for name in ("thk", "topg"))
+                 join_patches(patches[name][:, -1], patches) for name in ("thk", "topg"))
     label, data = patches["thk"][numbers, -1], settings["data"]
-    types = utils.cells_by_type(thk, topg, 2 * settings["scale"], utils.densities_of(data))
-    cells, cell_m = {name: prepare_data.cut_patches(field, label.shape[-1])[numbers]
+    types = utils.surface_type_masks(thk, topg, 2 * settings["scale"], get_densities(data))
+    cells, cell_m = {name: cut_patches(field, label.shape[-1])[numbers]
                      for name, field in types.items()}, data["spacing_m"]
-    scores = {name: utils.score(by_method, label, of_type, data["thk_max_m"], cell_m)
+    scores = {name: score_methods(by_method, label, of_type, data["thk_max_m"], cell_m)
               for name, of_type in cells.items()}
     if "uncertainty" not in settings or spread is None:
         return scores, {}
     fit, error, free = settings["uncertainty"], by_method["model"] - label, np.isfinite(spread)
-    bed = patches["topg"][numbers, -1] if model.needs_topg(settings) else None
-    predicted = uncertainty.types_of_patches(by_method["model"], bed, settings)
-    width = uncertainty.half_width(spread, by_method["model"], predicted, fit)
+    bed = patches["topg"][numbers, -1] if needs_topg(settings) else None
+    predicted = uncertainty.classify_patches(by_method["model"], bed, settings)
+    width = uncertainty.compute_half_width(spread, by_method["model"], predicted, fit)
     volume = np.abs(error.sum(axis=(1, 2), dtype=float))  # as a sum of thickness [m]
-    wide = uncertainty.sum_half_width(width, predicted, fit, axis=(1, 2))
+    wide = uncertainty.half_width_of_sum(width, predicted, fit, axis=(1, 2))
     cells = {name: free & of_type for name, of_type in (cells | {"all": free}).items()}
     constant = {}
-    for name in fit["constant"].keys() & by_method.keys():
-        of_method = fit["constant"][name]
-        one = uncertainty.of_types(of_method["half_width_m"], predicted, label.shape)
+    for name in fit["constant_width"].keys() & by_method.keys():
+        of_method = fit["constant_width"][name]
+        one = uncertainty.expand_by_type(of_method["half_width_m"], predicted, label.shape)
         constant[name] = {kind: uncertainty.score_intervals(
-            by_method[name] - label, one, of_type, of_method["shape"])
+            by_method[name] - label, one, of_type, of_method["error_quantiles"])
             for kind, of_type in cells.items()}
     return scores, {
-        "by_type": {kind: uncertainty.score_intervals(error, width, of_type, fit["shape"])
+        "by_surface_type": {kind: uncertainty.score_intervals(error, width, of_type, fit["error_quantiles"])
                     for kind, of_type in cells.items()},
-        "constant": constant, "volume_within": float(np.mean(volume <= wide)),
+        "constant_width": constant, "patch_volume_coverage": float(np.mean(volume <= wide)),
         "volume_half_width_km3": float(wide.mean() * cell_m**2 / 1e9)}
 
 
@@ -149,7 +148,7 @@ def power_spectrum(fields, spacing_m):
     return rings * step, (np.bincount(ring, power.ravel()) / np.bincount(ring))[rings]
 
 
-def measure_spectra(by_method, label, settings):
+def compute_spectra(by_method, label, settings):
     """Power spectra of every method and the label, and how much of its detail each has right.
 
     by_method: {method: (patch, y, x) m}, label (patch, y, x) m. Returns two dicts:
@@ -176,199 +175,168 @@ def measure_spectra(by_method, label, settings):
     return spectrum, detail
 
 
-# ---------------------------------------------------------------- tables
-
-
-def metrics_rows(metrics):
-    """The table of a run: a dict for each stage, and of each method in it, the whole chain last.
-
-    ratio: MSE of the method over bicubic's; won: share of patches in which the model is better.
-    """
-    whole = {"from_km": metrics["stages"][0]["from_km"], "to_km": metrics["stages"][-1]["to_km"]}
-    rows = []
-    for part, entry in [*((f"stage {k}", entry) for k, entry in enumerate(metrics["stages"], 1)),
-                        ("test", whole | metrics["test"])]:
-        errors = entry["errors"]
-        for method, of_method in errors.items():
-            row = {"run": metrics["run"], "part": part, "from_km": entry["from_km"],
-                   "to_km": entry["to_km"], "method": method, **of_method,
-                   "source": metrics["source"], "synthetic": metrics["synthetic"],
-                   **{key: metrics[key] for key in ("degrade", "split", "command")}}
-            if errors["bicubic"]["rmse_m"] >= utils.LEAST_RMSE_M:
-                row["ratio"] = of_method["mse"] / errors["bicubic"]["mse"]
-            if method in entry["won"]:
-                row["won"] = entry["won"][method]
-            rows.append(row)
-    return rows
-
-
-def print_rows(rows):
-    """Print rows of metrics_rows as a table; the methods by their names."""
-    utils.print_table([("", "method", "km", "MSE / max2", "RMSE m", "MAE m", "bias m", "ratio",
-                        "won")] + [
-        (row["part"], METHODS[row["method"]][0], f"{row['from_km']:g} > {row['to_km']:g}",
-         f"{row['mse']:.2e}", f"{row['rmse_m']:.1f}", f"{row['mae_m']:.1f}",
-         f"{row['bias_m']:+.1f}", f"{row['ratio']:.3f}" if "ratio" in row else "-",
-         f"{row['won']:.0%}" if "won" in row else "") for row in rows])
-
-
-def print_scores(scores_by_name):
-    """Print {name: utils.score} as a table: RMSE, bias and error in volume of every method."""
-    methods = [method for method in METHODS
-               if any(method in scores["errors"] for scores in scores_by_name.values())]
-    columns = [(key, form, method) for key, form in (
-        ("rmse_m", ".1f"), ("bias_m", "+.1f"), ("volume_error_percent", "+.2f"))
-        for method in methods]
-    heads = {"rmse_m": "RMSE m", "bias_m": "bias m", "volume_error_percent": "volume %"}
-    utils.print_table([
-        ("", "", *(heads[key] if method == methods[0] else "" for key, _, method in columns)),
-        ("", "cells", *(METHODS[method][0].replace("surface base", "surface").replace(
-            ", consistent", "+c.") for _, _, method in columns)),
-        *((name, str(scores["n_cells"]),
-           *(f"{scores['errors'][method][key]:{form}}"
-             if key in scores["errors"].get(method, {}) else "-" for key, form, method in columns))
-          for name, scores in scores_by_name.items())])
-
-
-def print_methods(errors, checks=None):
-    """Print the other utils.errors of every method; checks: more, {method: {heading: text}}."""
-    utils.print_table([
-        ("", "MAE m", "false ice km2", "lost ice km2", "ice area %",
-         *next(iter((checks or {"": {}}).values())))] + [
-        (METHODS[method][0], f"{entry['mae_m']:.1f}", f"{entry['false_ice_km2']:.0f}",
-         f"{entry['lost_ice_km2']:.0f}", f"{entry['ice_area_error_percent']:+.2f}"
-         if "ice_area_error_percent" in entry else "-",
-         *(checks or {}).get(method, {}).values()) for method, entry in errors.items()])
-
-
-def print_uncertainty(metrics):
-    """Print how sure the model is on the test patches, and what is to be beaten; or nothing."""
-    found = metrics["uncertainty"]
-    if not found:
-        return
-    uncertainty.print_intervals(found["by_type"])
-    print()
-    kinds = [kind for kind, entry in found["by_type"].items() if entry]
-    rows = {"intervals of the model": found["by_type"]} | {
-        f"one width a type, {METHODS[method][0]}": found["constant"][method]
-        for method in METHODS if method in found["constant"]}
-    utils.print_table([("CRPS m", *kinds)] + [
-        (name, *(f"{entry[kind]['crps_m']:.2f}" for kind in kinds))
-        for name, entry in rows.items()])
-    print(f"volume of a patch: ± {found['volume_half_width_km3']:.0f} km3, right in "
-          f"{found['volume_within']:.0%} of the {metrics['n_test']}")
-
-
-# ---------------------------------------------------------------- the two jobs
-
-
-def evaluate(run, input_file=None, count=figures.PATCHES, all_patches=False, draw=True,
+def evaluate(run, input_file=None, count=figures.COMPARISON_ROWS, all_patches=False, draw=True,
              options=None):
     """Evaluate a run on its test patches: table on screen, results/<run>/; returns the metrics.
 
     input_file: the map to make the patches from where they are missing, options: see
-    maps.map_options; count: rows of comparison.png. Without draw only metrics.json and metrics.csv
+    map_layout.parse_map_options; count: rows of comparison.png. Without draw only metrics.json and metrics.csv
     are written.
     """
-    settings = runs.read_settings(run)
-    patches = prepare_data.find_patches(run, settings["scale"], input_file, trained=settings,
+    settings = checkpoints.read_settings(run)
+    patches = prepare_data.load_or_make_patches(run, settings["scale"], input_file, trained=settings,
                                         options=options)[1]
-    layers = runs.load_layers(settings)
-    about = {"epoch": runs.best_checkpoint(settings)[1],
-             "weights_sha256": runs.weights_sha256(run)}
-    settings = utils.with_densities(settings, (options or {}).get("densities"))
-    numbers, all_numbers = prepare_data.in_split(patches, "test"), np.arange(len(patches["thk"]))
+    layers = load_layers(settings)
+    about = {"epoch": checkpoints.best_checkpoint(settings)[1],
+             "weights_sha256": checkpoints.hash_weights(run)}
+    settings = with_densities(settings, (options or {}).get("densities"))
+    numbers, all_numbers = find_patches_in_split(patches, "test"), np.arange(len(patches["thk"]))
     predicted = all_numbers if draw else numbers  # the window is a figure
     predictions, spread = model.predict_patches(layers, patches, settings, predicted)
-    history = runs.read_history(run)
+    history = checkpoints.read_history(run)
     tested = np.isin(predicted, numbers)
-    metrics = measure(predictions[:, tested], patches, settings, numbers, spread[tested]) | about
-    folder = utils.RESULTS / run
-    utils.write_table(folder / "metrics.csv", metrics_rows(metrics))
-    utils.write_json(folder / "metrics.json", metrics)  # last: a run that has it is finished
-    print(f"\n{figures.headline(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that "
+    metrics = compute_metrics(predictions[:, tested], patches, settings, numbers, spread[tested]) | about
+    folder = files.RESULTS / run
+    files.write_table(folder / "metrics.csv", flatten_metrics(metrics))
+    files.write_json(folder / "metrics.json", metrics)  # last: a run that has it is finished
+    print(f"\n{figures.figure_title(metrics)}\n{metrics['n_test']} test patches; ratio: MSE over that "
           "of bicubic; won: share of patches in which the model is better\n")
-    print_rows(metrics_rows(metrics))
+    print_metrics_table(flatten_metrics(metrics))
     print()
-    print_scores(metrics["by_type"] | {"all": metrics["test"]})
+    print_score_table(metrics["by_surface_type"] | {"all": metrics["test"]})
     print()
-    print_methods(metrics["test"]["errors"])
-    print_uncertainty(metrics)
+    print_ice_extent_table(metrics["test"]["errors"])
+    uncertainty.print_interval_scores(metrics)
     if not draw:
         return metrics
 
-    by_method = {method: thk for method, thk in model.with_baselines(
-        predictions[-1], patches, all_numbers, settings).items() if method in figures.MAPPED}
+    by_method = {method: thk for method, thk in model.add_baselines(
+        predictions[-1], patches, all_numbers, settings).items() if method in figures.MAPPED_METHODS}
     made_by = {key: metrics[key] for key in ("settings", "citation", "weights_sha256")}
     plots = {"comparison": figures.plot_comparison(metrics, patches, by_method, count),
              "window": figures.plot_window(metrics, patches, by_method),
              **({"training": figures.plot_training(metrics, history)} if history else {}),
-             "patches": figures.plot_patches(metrics, patches, by_method),
+             "patches": figures.plot_rmse_scatter(metrics, patches, by_method),
              "spectrum": figures.plot_spectrum(metrics)}
     if metrics["uncertainty"]:
         plots["reliability"] = figures.plot_reliability(metrics)
     for name, figure in plots.items():
-        figures.save(figure, folder / f"{name}.png", made_by)
-    each = figures.plot_each_patch(metrics, patches, by_method) if all_patches else ()
+        figures.save_figure(figure, folder / f"{name}.png", made_by)
+    each = figures.plot_patch_panels(metrics, patches, by_method) if all_patches else ()
     for name, figure in each:
-        figures.save(figure, folder / "patches" / f"{name}.png", made_by)
+        figures.save_figure(figure, folder / "patches" / f"{name}.png", made_by)
     print(f"\nfigures  {folder / 'comparison.png'}  and "
           + ", ".join(f"{name}.png" for name in plots if name != "comparison"))
     return metrics
 
 
-def compare(runs):
+def compare_runs(runs):
     """Put runs side by side: a table on screen and in results/compare_<runs>.csv, and a figure."""
     metrics_of_runs = [read_metrics(run) for run in runs]
     rows = [row | {"part": metrics["run"]} for metrics in metrics_of_runs
-            for row in metrics_rows(metrics) if row["part"] == "test"]
-    print_rows(rows)
+            for row in flatten_metrics(metrics) if row["part"] == "test"]
+    print_metrics_table(rows)
     for key in ("source", "degrade", "split", "split_seed", "n_test"):
         values = dict.fromkeys(str(metrics[key]) for metrics in metrics_of_runs)
         if len(values) > 1:
             print(f"note: the runs differ in {key} ({', '.join(values)}): not the same test")
 
-    path = utils.RESULTS / f"compare_{'_'.join(runs)}_training.png"
-    utils.write_table(path.with_name(f"compare_{'_'.join(runs)}.csv"), rows)
+    path = files.RESULTS / f"compare_{'_'.join(runs)}_training.png"
+    files.write_table(path.with_name(f"compare_{'_'.join(runs)}.csv"), rows)
     synthetic = ", ".join(metrics["run"] for metrics in metrics_of_runs if metrics["synthetic"])
     title = "Error against training time; stars and dotted lines: test patches" + (
         f"\nSYNTHETIC ice sheet: {synthetic}" if synthetic else "")
-    figure = figures.plot_times(metrics_of_runs, title)
+    figure = figures.plot_error_against_time(metrics_of_runs, title)
     if figure is not None:
-        figures.save(figure, path,
+        figures.save_figure(figure, path,
                      {metrics["run"]: metrics["settings"] for metrics in metrics_of_runs})
         print(f"\nfigure   {path}")
 
 
+def write_summary_table(name, runs_by_fold):
+    """One table of runs that differ in fold and seed: on screen, and results/<name>.csv.
+
+    runs_by_fold: {"fold 1" ..., or "test" without folds: [run of each seed]}, all evaluated.
+    - a row for each fold: medians over its seeds
+    - mean of folds: their mean; spread: standard deviation
+    - all patches: every test patch once; medians over seeds of the pooled MSE
+    ratio: MSE of the model over that of bicubic and of the surface base; spread in the other rows:
+    highest less lowest seed.
+    """
+    by_fold = {part: [read_metrics(run) for run in runs]
+               for part, runs in runs_by_fold.items()}
+
+    def table_row(part, groups):  # groups: for each seed, the metrics of its folds
+        weights = [metrics["n_test"] for metrics in groups[0]]
+        mse = {method: np.array([np.average([
+            metrics["test"]["errors"][method]["rmse_m"] ** 2 for metrics in group],
+            weights=weights) for group in groups]) for method in groups[0][0]["test"]["errors"]}
+        row = {"part": part, "n_test": sum(weights), "seeds": len(groups)}
+        row |= {f"{method}_rmse_m": float(np.sqrt(np.median(values)))
+                for method, values in mse.items()}
+        for method in ("bicubic", "surface_minus_bed"):
+            if method in mse and mse[method].min() >= MIN_BASELINE_RMSE_M**2:
+                ratio = mse["model"] / mse[method]
+                row |= {f"ratio_{method}": float(np.median(ratio)),
+                        f"ratio_{method}_spread": float(np.ptp(ratio))}
+        return row
+
+    rows = [table_row(part, [[metrics] for metrics in seeds]) for part, seeds in by_fold.items()]
+    if len(rows) > 1:
+        shared = [key for key in rows[0] if key != "part" and all(key in row for row in rows)]
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in shared}
+        mean |= {key: float(np.std([row[key.removesuffix("_spread")] for row in rows], ddof=1))
+                 for key in shared if key.endswith("_spread")}
+        rows += [{"part": "mean of folds"} | mean,
+                 table_row("all patches", list(zip(*by_fold.values(), strict=True)))]
+    path = files.RESULTS / f"{name}.csv"
+    first = next(iter(by_fold.values()))[0]
+    files.write_table(path, [row | {"source": first["source"], "degrade": first["degrade"],
+                                    "recipe": first["recipe"], "command": command_line.command_text()}
+                             for row in rows])
+    print()
+    methods = [method for method in METHOD_STYLES if f"{method}_rmse_m" in rows[0]]
+    others = [method for method in methods if f"ratio_{method}" in rows[0]]
+    command_line.print_table(
+        [("", "patches", "seeds", *(f"{METHOD_STYLES[method][0]} m" for method in methods),
+          *(f"model / {METHOD_STYLES[method][0]}" for method in others))]
+        + [(row["part"], f"{row['n_test']:g}", f"{row['seeds']:g}",
+            *(f"{row[f'{method}_rmse_m']:.1f}" for method in methods),
+            *(f"{row[f'ratio_{method}']:.3f} ± {row[f'ratio_{method}_spread']:.3f}"
+              if f"ratio_{method}" in row else "-" for method in others)) for row in rows])
+    print(f"\ntable    {path}  (ratios of MSE; ±: highest less lowest seed; of the mean, standard "
+          "deviation of the folds)")
+
+
 def main(argv=None):
-    parser = utils.argument_parser(__doc__)
-    parser.add_argument("--scale", type=int, choices=utils.SCALES, help="evaluate the run x<scale>")
+    parser = command_line.make_argument_parser(__doc__)
+    parser.add_argument("--scale", type=int, choices=SCALES, help="evaluate the run x<scale>")
     parser.add_argument("--run", metavar="NAME", help="evaluate this run")
     parser.add_argument("--input", metavar="MAP.nc", help="the map, where its patches are missing")
-    maps.add_map_arguments(parser)
+    map_layout.add_map_arguments(parser)
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="evaluated runs side by side")
-    parser.add_argument("--patches", type=int, metavar="N",
-                        help=f"rows of comparison.png (default {figures.PATCHES})")
+    parser.add_argument("--rows", type=int, metavar="N",
+                        help=f"rows of comparison.png (default {figures.COMPARISON_ROWS})")
     parser.add_argument("--all-patches", action="store_true", help="also maps of each test patch")
     parser.add_argument("--show", action="store_true", help="also show the figures on screen")
     args = parser.parse_args(argv)
-    if args.patches is not None and args.patches < 1:
-        raise InputError(f"--patches {args.patches}: expected 1 or more")
-    figures.choose_screen(args.show)
+    if args.rows is not None and args.rows < 1:
+        raise InputError(f"--rows {args.rows}: expected 1 or more")
+    figures.select_backend(args.show)
     if args.compare:
         if any(value for name, value in vars(args).items() if name not in ("compare", "show")):
             raise InputError("--compare names the runs itself, of which all is known: it goes "
                              "with --show alone")
-        compare([utils.check_run_name(run) for run in args.compare])
+        compare_runs([command_line.check_run_name(run) for run in args.compare])
     else:
-        options = maps.map_options(args)
-        run = utils.check_run_name(args.run if args.run is not None else f"x{args.scale or 8}")
-        scale = runs.read_settings(run)["scale"]
+        options = map_layout.parse_map_options(args)
+        run = command_line.check_run_name(args.run if args.run is not None else f"x{args.scale or 8}")
+        scale = checkpoints.read_settings(run)["scale"]
         if args.scale not in (None, scale):
             raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
                              "--scale")
         set_up_device()
-        evaluate(run, args.input, args.patches or figures.PATCHES, args.all_patches,
+        evaluate(run, args.input, args.rows or figures.COMPARISON_ROWS, args.all_patches,
                  options=options)
     if args.show:
         figures.show()
@@ -376,4 +344,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)

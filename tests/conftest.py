@@ -22,9 +22,13 @@ import netCDF4
 import numpy as np
 import pytest
 
-import maps
+import model
 import prepare_data
-import utils
+import train
+from icesheet import checkpoints, command_line, device, figures, files, map_files
+from icesheet.device import tf
+from icesheet.patches import read_patches
+from icesheet.settings import hash_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_GRIDS = REPOSITORY.parent / "shared" / "data"
@@ -79,7 +83,7 @@ def write_map(path, dimensions, coordinates, fields, attributes=None):
 @pytest.fixture(scope="session")
 def small_map(tmp_path_factory):
     """A file with a corner of the synthetic ice sheet: 123 x 164 cells, 12 patches."""
-    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     path = tmp_path_factory.mktemp("map") / "small.nc"
     return write_map(
         path, {"y": 123, "x": 164},
@@ -91,8 +95,8 @@ def small_map(tmp_path_factory):
 @pytest.fixture
 def small_sheet(monkeypatch):
     """The synthetic sheet on cells of 20 km, as quick as that."""
-    monkeypatch.setattr(prepare_data, "synthetic_map", functools.partial(
-        prepare_data.synthetic_map, shape=(104, 206), spacing_m=20e3))
+    monkeypatch.setattr(prepare_data, "make_synthetic_map", functools.partial(
+        prepare_data.make_synthetic_map, shape=(104, 206), spacing_m=20e3))
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +104,7 @@ def prepared(tmp_path_factory, small_map):
     """A working folder with data/patches_x4.nc, made from small_map."""
     made = tmp_path_factory.mktemp("prepared")
     with contextlib.chdir(made):
-        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW)
+        prepare_data.prepare(4, map_files.read_map(small_map), window=SMALL_WINDOW)
     return made
 
 
@@ -108,38 +112,43 @@ def prepared(tmp_path_factory, small_map):
 def small_patches(folder, prepared):
     """The patches of `prepared` in an empty working folder, and read back."""
     shutil.copytree(prepared, folder, dirs_exist_ok=True)
-    return prepare_data.read_patches("data/patches_x4.nc")
+    return read_patches("data/patches_x4.nc")
 
 
 def example_settings(scale=4, recipe="default", data=None, **changes):
-    """Complete settings (see model.SETTINGS) of a quick run `tiny`: a narrow SRCNN, 3 epochs.
+    """Complete settings (see settings.SETTING_DESCRIPTIONS) of a quick run `tiny`: a narrow SRCNN, 3 epochs.
 
     changes: other values of its keys; data: other values of some keys of its `data`.
     """
-    import train
 
     settings = train.make_settings(train.parse_arguments(
         ["--run", "tiny", "--scale", str(scale), "--recipe", recipe]))
     return settings | {
         "filters": [8, 4], "kernels": [5, 1, 3], "epochs": 3, "batch_size": 4,
-        "patches": f"data/patches_x{scale}.nc", "versions": utils.versions(), "data": {
+        "patches": f"data/patches_x{scale}.nc", "versions": files.library_versions(), "data": {
             "source": "example.nc", "source_sha256": "0" * 64, "source_title": "", "citation": "",
-            "record": -1, "record_text": "", "synthetic": False, "degrade": "bicubic",
+            "time_index": -1, "time_label": "", "synthetic": False, "degrade": "bicubic",
             "split_method": "random", "fold": [], "test_size": 0.3, "seed": 0,
             "window": [0.0, 815000.0, 0.0, 610000.0],
             "spacing_m": 5000.0, "thk_max_m": 4000.0, "thk_norm_m": 4000.0, "topg_norm_m": 2000.0,
             "crs": {}} | (data or {})} | changes
 
 
+def load_state(settings):
+    """Return what a run carries from epoch to epoch, as train.train starts with it."""
+    import train
+
+    objects = train.build_objects(settings)
+    return {"objects": objects, "history": checkpoints.resume_training(objects, settings)}
+
+
 def save_layers(settings, layers, epoch=1):
     """Save layers as the best ones of a run with these settings, as its training does."""
-    import runs
-    from model import tf
 
-    folder = runs.folder_of(settings["run"]) / "best"
-    runs.save_checkpoint(folder, {"layers": layers, "settings": tf.Variable(
-        runs.settings_sha256(settings))}, epoch)
-    runs.keep_checkpoints(folder, [epoch])
+    folder = checkpoints.run_folder(settings["run"]) / "best"
+    checkpoints.save_checkpoint(folder, {"layers": layers, "settings": tf.Variable(
+        hash_settings(settings))}, epoch)
+    checkpoints.delete_other_checkpoints(folder, [epoch])
 
 
 @pytest.fixture
@@ -151,13 +160,11 @@ def small_settings(small_patches):
 @pytest.fixture(scope="session")
 def trained_once(prepared, tmp_path_factory):
     """A copy of `prepared` with the run `tiny` in checkpoints/, trained on its patches."""
-    import model
-    import train
 
     made = shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "tiny")
     with contextlib.chdir(made):
-        patches = prepare_data.read_patches("data/patches_x4.nc")
-        model.set_up_device()
+        patches = read_patches("data/patches_x4.nc")
+        device.set_up_device()
         train.train(patches, example_settings(data=patches["data"]))
     return made
 
@@ -166,7 +173,7 @@ def trained_once(prepared, tmp_path_factory):
 def trained(folder, trained_once):
     """A copy of the run `tiny` and its patches in an empty working folder; its settings."""
     shutil.copytree(trained_once, folder, dirs_exist_ok=True)
-    return utils.read_json("checkpoints/tiny/settings.json", "train again")
+    return files.read_json("checkpoints/tiny/settings.json", "train again")
 
 
 QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4", "--seeds", "1"]  # no figures
@@ -174,7 +181,6 @@ QUICK = ["--scale", "4", "--epochs", "3", "--batch-size", "4", "--seeds", "1"]  
 
 def make_narrow(monkeypatch):
     """Give all recipes a few filters only, for tests that are not about accuracy."""
-    import train
 
     for recipe in train.RECIPES.values():
         monkeypatch.setitem(recipe, "filters", [4])
@@ -189,7 +195,6 @@ def narrow(monkeypatch):
 @pytest.fixture(scope="session")
 def quick_once(prepared, tmp_path_factory):
     """What `train.py` with QUICK and a narrow recipe leaves in a copy of `prepared`, and says."""
-    import train
 
     made, said = shutil.copytree(prepared, tmp_path_factory.mktemp("quick") / "x4"), io.StringIO()
     with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(said):
@@ -209,7 +214,6 @@ def quick_run(folder, quick_once, narrow):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Chains of small maps are not compiled, which takes longer than they do: see test_parts.py."""
-    import model
 
     monkeypatch.setattr(model, "compile_chain", lambda *about, whole_map=False: lambda *fields: (
         model.run_chain(about[0], *fields, about[1], whole_map)))
@@ -218,7 +222,6 @@ def uncompiled(monkeypatch):
 @pytest.fixture
 def quick_figures(request, monkeypatch):
     """Figures of maps are empty, but in tests that look at them: those that ask for `drawn`."""
-    import figures
 
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(figures, "plot_map", lambda *args: figures.plt.figure(figsize=(1, 1)))
@@ -230,5 +233,5 @@ def quick_figures(request, monkeypatch):
 def run_main(main, argv, capsys):
     """Run a script's main as the shell would: exit status, and what it said on stderr."""
     with pytest.raises(SystemExit) as stopped:
-        utils.run_script(lambda: main([str(arg) for arg in argv]))
+        command_line.run_script(lambda: main([str(arg) for arg in argv]))
     return stopped.value.code or 0, capsys.readouterr().err

@@ -11,8 +11,7 @@ from conftest import REPOSITORY, example_settings
 
 import model
 import train
-import utils
-from icesheet import device
+from icesheet import device, files
 from icesheet.device import tf
 
 KERAS_JSON = {"backend": "jax", "floatx": "float64", "epsilon": 1e-3,
@@ -42,8 +41,8 @@ def test_layers_are_the_same_whatever_keras_is_told_elsewhere(environment, tmp_p
 @pytest.mark.parametrize("arguments, status", [(False, 0), (True, 2)], ids=["files", "--show"])
 def test_a_backend_that_cannot_be_had_is_an_error_for_show_alone(arguments, status, tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 10\n")
-    code = ("import utils, figures; utils.run_script(lambda: (figures.choose_screen("
-            f"{arguments}), figures.save(figures.plt.figure(), 'a.png', {{}}))[:0] or 0)")
+    code = ("from icesheet import command_line, figures; command_line.run_script(lambda: (figures.select_backend("
+            f"{arguments}), figures.save_figure(figures.plt.figure(), 'a.png', {{}}))[:0] or 0)")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"MPLBACKEND": "module://no_such_backend", "PYTHONPATH": str(REPOSITORY)})
@@ -115,7 +114,7 @@ def test_step_compiled_by_xla_is_the_plain_step(capsys):
 
 
 def test_training_goes_on_where_xla_fails(monkeypatch, capsys):
-    make_step = train.make_step
+    make_step = train.make_train_step
 
     def failing(layers, optimizer, settings, compiled=False):
         step = make_step(layers, optimizer, settings)
@@ -126,7 +125,7 @@ def test_training_goes_on_where_xla_fails(monkeypatch, capsys):
         return train_then_fail if compiled else step
 
     plain = small_step(is_gpu=False)
-    monkeypatch.setattr(train, "make_step", failing)
+    monkeypatch.setattr(train, "make_train_step", failing)
     np.testing.assert_array_equal(small_step(is_gpu=True)[0], plain[0])
     assert "XLA cannot compile the training step" in capsys.readouterr().out
 
@@ -138,7 +137,7 @@ def test_run_that_goes_on_with_other_threads_says_so(small_patches, capsys):
     command = ["--patches", "data/patches_x4.nc", "--run", "a", "--channels", "thk", "--recipe",
                "original", "--epochs"]
     assert train.main([*command, "1"]) == 0
-    path = utils.CHECKPOINTS / "a" / "settings.json"
+    path = files.CHECKPOINTS / "a" / "settings.json"
     settings = json.loads(path.read_text())
     n_threads = settings["n_threads"]
     assert n_threads == device.count_threads()

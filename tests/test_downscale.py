@@ -12,16 +12,24 @@ from conftest import example_settings, run_main, save_layers, write_map
 from matplotlib.image import imread
 
 import downscale
-import figures
-import flow
-import maps
+import evaluate
 import model
-import projections
-import runs
-import uncertainty
 import utils
-from model import compile_chain, tf  # tf not by itself: model says which kernels it takes
-from utils import InputError
+from icesheet import (
+    beds,
+    checkpoints,
+    command_line,
+    figures,
+    files,
+    flow_metrics,
+    map_files,
+    projections,
+    reconstruction,
+    uncertainty,
+)
+from icesheet.command_line import InputError
+from icesheet.device import tf
+from icesheet.scores import compute_rmse_m
 
 DATA = {"degrade": "area", "spacing_m": 5000.0, "source": "made.nc",
         "window": [0.0, 20000.0, 0.0, 20000.0]}
@@ -48,11 +56,11 @@ def write_run(run="made", scatter=0.0, data=None, **changes):
     scatter: standard deviation of random weights added to all layers. Returns its settings.
     """
     settings = example_settings(**{
-        "run": run, "filters": [4], "kernels": [3, 3], "base": "surface",
-        "average_turns": False} | changes,
+        "run": run, "filters": [4], "kernels": [3, 3], "first_guess": "surface-minus-bed",
+        "self_ensemble": False} | changes,
         data=DATA | (data or {}))
     layers = scatter_weights(model.build_layers(settings), scatter)
-    utils.write_json(utils.CHECKPOINTS / run / "settings.json", settings)
+    files.write_json(files.CHECKPOINTS / run / "settings.json", settings)
     save_layers(settings, layers)
     return settings
 
@@ -71,7 +79,7 @@ def axes(ny, nx, spacing_m=20000.0):
 
 def grid_map(thk, topg=None, spacing_m=20000.0, **about):
     """A map in memory, on these axes."""
-    return maps.make_map(*axes(*thk.shape, spacing_m), thk, topg, **about)
+    return map_files.make_map(*axes(*thk.shape, spacing_m), thk, topg, **about)
 
 
 def save_map(path, thk, topg=None, spacing_m=20000.0, attributes=None, at=None, crs=None):
@@ -94,21 +102,21 @@ def downscaled(*argv):
         return {name: variable[...] for name, variable in ds.variables.items()}
 
 
-def hindcast_file(pattern="hindcast_*.json"):
+def reconstruction_file(pattern="reconstruction_*.json"):
     """The one hindcast of the run `made`; NaN is no JSON."""
-    (path,) = (utils.RESULTS / "made").glob(pattern)
+    (path,) = (files.RESULTS / "made").glob(pattern)
     return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
 
 def refined(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
     """What refine makes of a map with a run of these settings: {method: (y, x) thickness [m]}."""
-    chain = compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
+    chain = model.compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
                                 whole_map=True)
     bed = None
     if fine_topg is not None:
-        x, y = (utils.finer_axis(coarse[name], scale) for name in "xy")
-        bed = maps.bed_of_map(maps.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
-    return filled(downscale.refine(chain, coarse, bed, settings, scale, baselines=True),
+        x, y = (utils.refine_axis(coarse[name], scale) for name in "xy")
+        bed = beds.bed_in_memory(map_files.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
+    return filled(downscale.downscale_tiles(chain, coarse, bed, settings, scale, baselines=True),
                   [scale * n for n in coarse["thk"].shape])
 
 
@@ -146,13 +154,13 @@ def in_cells(cells, scale=4):
 
 
 def test_fine_cells_divide_the_coarse_ones():
-    np.testing.assert_allclose(utils.finer_axis(np.array([10.0, 30.0]), 2), [5, 15, 25, 35])
-    np.testing.assert_allclose(utils.finer_axis(np.array([0.0, 8.0, 16.0]), 4)[:4],
+    np.testing.assert_allclose(utils.refine_axis(np.array([10.0, 30.0]), 2), [5, 15, 25, 35])
+    np.testing.assert_allclose(utils.refine_axis(np.array([0.0, 8.0, 16.0]), 4)[:4],
                                [-3, -1, 1, 3])
 
 
 def test_a_ramp_stays_a_ramp_and_a_bump_stays_where_it_is(folder):
-    write_run(base="bicubic", channels="thk")
+    write_run(first_guess="bicubic", channels="thk")
     x, y = axes(9, 11)
     save_map("coarse.nc", 1000 + x / 1000 + 2 * y[:, None] / 1000)
     fine = downscaled("--run", "made")
@@ -175,7 +183,7 @@ def test_a_ramp_stays_a_ramp_and_a_bump_stays_where_it_is(folder):
 
 @pytest.mark.parametrize("size, halo, side", [(100, 5, 30), (41, 3, 20), (20, 5, 20), (3, 5, 30)])
 def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
-    tiles = utils.axis_tiles(size, halo, side)
+    tiles = utils.split_axis_into_tiles(size, halo, side)
     own = np.concatenate([np.arange(size)[part] for part, _ in tiles])
     np.testing.assert_array_equal(own, np.arange(size))
     for part, whole in tiles:
@@ -184,31 +192,31 @@ def test_tiles_cover_an_axis_once_with_their_halo(size, halo, side):
         assert whole.stop == size or whole.stop - part.stop >= halo
 
 
-GRIDS = {"own": {}, "fine": {"grid": "fine", "consistency": False}}
+GRIDS = {"level": {}, "fine": {"grid": "fine", "consistency": False}}
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-@pytest.mark.parametrize("channels", ["thk+topg", "relative"])
-@pytest.mark.parametrize("grid", ["own", "fine"])
+@pytest.mark.parametrize("channels", ["thk+topg", "normalised"])
+@pytest.mark.parametrize("grid", ["level", "fine"])
 def test_tiled_is_untiled_and_consistent_whatever_the_weights(monkeypatch, grid, channels, scale):
     """Averaged over turns in some of them; all of ocean, rock and ice up to the edges."""
-    shape = (6, 75) if channels == "relative" else (75, 6)
+    shape = (6, 75) if channels == "normalised" else (75, 6)
     settings = example_settings(scale=scale, filters=[4], kernels=[3, 3], channels=channels,
-                                base="surface", average_turns=scale == 2 and channels == "thk+topg",
+                                first_guess="surface-minus-bed", self_ensemble=scale == 2 and channels == "thk+topg",
                                 **GRIDS[grid])
     thk, _ = rough(*shape)
     _, topg = rough(scale * shape[0], scale * shape[1], seed=1)
     coarse = grid_map(thk)
-    scatter = 0.3 if channels == "relative" else 0.05
+    scatter = 0.3 if channels == "normalised" else 0.05
     whole = refined(settings, coarse, topg, scatter, scale)
-    monkeypatch.setattr(downscale, "TILE", 1)  # the smallest tiles there can be
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)  # the smallest tiles there can be
     tiled = refined(settings, coarse, topg, scatter, scale)
-    assert len(downscale.map_tiles(shape, settings, scale, True)) > 2
-    assert set(whole) == {"bicubic", "surface_base", "surface_base_consistent", "model"}
+    assert len(downscale.list_tiles(shape, settings, scale, True)) > 2
+    assert set(whole) == {"bicubic", "surface_minus_bed", "surface_minus_bed_consistent", "model"}
     for method in whole:
         np.testing.assert_allclose(tiled[method], whole[method], atol=0.01)
     # the layers do something here
-    assert np.abs(whole["model"] - whole["surface_base_consistent"]).max() > 10
+    assert np.abs(whole["model"] - whole["surface_minus_bed_consistent"]).max() > 10
 
     np.testing.assert_allclose(means(whole["model"], scale), thk, atol=0.01)
     assert whole["model"].min() >= 0
@@ -217,44 +225,44 @@ def test_tiled_is_untiled_and_consistent_whatever_the_weights(monkeypatch, grid,
 
 
 @pytest.mark.parametrize("kernels, channels", [([5, 5], "thk"), ([9, 5], "thk"),
-                                               ([3, 3], "relative")])
-@pytest.mark.parametrize("grid", ["own", "fine"])
+                                               ([3, 3], "normalised")])
+@pytest.mark.parametrize("grid", ["level", "fine"])
 def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels):
-    """With the halo of tile_sides nothing is wrong; with a third of it (fine: 1) something is.
+    """With the halo of tile_halo_and_size nothing is wrong; with a third of it (fine: 1) something is.
 
     On planes splines are exact at any edge: all that a tile gets wrong is the layers' padding. Own
     grids have no splines: there the map is a rough one.
     """
-    settings = example_settings(filters=[3], kernels=kernels, channels=channels, base="none",
-                                average_turns=False, **GRIDS[grid])
+    settings = example_settings(filters=[3], kernels=kernels, channels=channels, first_guess="none",
+                                self_ensemble=False, **GRIDS[grid])
     x, y = np.arange(8.0), np.arange(64.0)
     coarse = grid_map(1000 + 10 * x + 40 * y[:, None])
     topg = np.float32(500 - 3 * np.arange(32) + 9 * np.arange(256)[:, None])
-    if grid == "own":
+    if grid == "level":
         coarse["thk"], topg = rough(64, 8)[0] + 300, rough(256, 32)[1]
-    topg = topg if channels == "relative" else None
+    topg = topg if channels == "normalised" else None
 
     def made():
         layers = model.build_layers(settings)
         for weight in model.list_weights(layers):  # all of one sign: nothing cancels
             weight.assign(tf.random.stateless_uniform(weight.shape, (0, 1), 0.0, 0.1))
-        bed = None if topg is None else maps.bed_of_map(maps.make_map(
-            utils.finer_axis(coarse["x"], 4), utils.finer_axis(coarse["y"], 4), topg, topg))
-        chain = compile_chain(layers, settings, whole_map=True)
-        return filled(downscale.refine(chain, coarse, bed, settings, 4), (256, 32))["model"]
+        bed = None if topg is None else beds.bed_in_memory(map_files.make_map(
+            utils.refine_axis(coarse["x"], 4), utils.refine_axis(coarse["y"], 4), topg, topg))
+        chain = model.compile_chain(layers, settings, whole_map=True)
+        return filled(downscale.downscale_tiles(chain, coarse, bed, settings, 4), (256, 32))["model"]
 
     whole = made()
-    monkeypatch.setattr(downscale, "SPLINE_HALO", 0)
-    monkeypatch.setattr(downscale, "TILE", 1)
-    halo, side = downscale.tile_sides(settings, 4)
+    monkeypatch.setattr(downscale, "SPLINE_HALO_CELLS", 0)
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
+    halo, side = downscale.tile_halo_and_size(settings, 4)
     assert side == 3 * halo < 64
     np.testing.assert_allclose(made(), whole, atol=0.01)
-    short = halo // 3 if grid == "own" else 1
-    monkeypatch.setattr(downscale, "tile_sides", lambda *args: (short, 12))
+    short = halo // 3 if grid == "level" else 1
+    monkeypatch.setattr(downscale, "tile_halo_and_size", lambda *args: (short, 12))
     assert np.abs(made() - whole).max() > 0.1
 
 
-@pytest.mark.parametrize("grid, halos", [("own", (7, 10, 29)), ("fine", (21, 23, 36))])
+@pytest.mark.parametrize("grid, halos", [("level", (7, 10, 29)), ("fine", (21, 23, 36))])
 def test_halo_is_that_of_the_spline_and_of_the_chain_by_hand(grid, halos):
     """Two 4x stages see 0, 4 or 30 cells. Fine: quarters of a coarse cell, after the spline's 16,
     and 3 for the film. Own: 3 more for each stage, all of the second in halves; the spline is only
@@ -263,22 +271,22 @@ def test_halo_is_that_of_the_spline_and_of_the_chain_by_hand(grid, halos):
     for kernel, halo in zip((1, 5, 31), halos, strict=True):
         settings = example_settings(scale=4, filters=[4], kernels=[kernel, kernel], channels="thk",
                                     **GRIDS[grid])
-        assert downscale.tile_sides(settings, 4) == (halo, 224)
-        assert downscale.tile_sides(settings, 4, True) == (max(halo, 16), 224)
+        assert downscale.tile_halo_and_size(settings, 4) == (halo, 224)
+        assert downscale.tile_halo_and_size(settings, 4, True) == (max(halo, 16), 224)
 
 
-def test_surface_base_of_a_tile_is_of_the_coarse_and_the_fine_bed(monkeypatch):
+def test_surface_minus_bed_of_a_tile_is_of_the_coarse_and_the_fine_bed(monkeypatch):
     """900 m of ice on a bed of 100 m on the average: a surface of 1000 m, whatever lies below.
 
     The bed between them, of 2 x 2 cells, is another one.
     """
-    monkeypatch.setattr(downscale, "TILE", 1)
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
     block = np.random.default_rng(0).uniform(-80, 80, (4, 4))
     topg = np.float32(100 + np.tile(block - block.mean(), (60, 3)))
-    settings = example_settings(filters=[4], kernels=[3, 3], base="surface")
+    settings = example_settings(filters=[4], kernels=[3, 3], first_guess="surface-minus-bed")
     by_method = refined(settings, grid_map(np.full((60, 3), 900.0)), topg)
     np.testing.assert_allclose(by_method["bicubic"], 900, atol=0.01)
-    for method in ("surface_base", "surface_base_consistent", "model"):  # untrained: its base
+    for method in ("surface_minus_bed", "surface_minus_bed_consistent", "model"):  # untrained: its base
         np.testing.assert_allclose(by_method[method], 1000 - topg, atol=0.05)
 
 
@@ -292,7 +300,7 @@ def test_stages_that_are_left_out_are_the_first(folder):
     np.testing.assert_allclose(means(fine["thk"], 2), thk, atol=0.01)
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_settings) == settings
-    layers = runs.load_layers(settings)
+    layers = evaluate.load_layers(settings)
     for weight in model.list_weights({"first": layers["stage1"]}):
         weight.assign(tf.ones_like(weight))
     save_layers(settings, layers)
@@ -300,7 +308,7 @@ def test_stages_that_are_left_out_are_the_first(folder):
 
 
 def test_maps_of_any_size_with_and_without_ice():
-    settings = example_settings(filters=[4], kernels=[3, 3], base="surface", average_turns=False)
+    settings = example_settings(filters=[4], kernels=[3, 3], first_guess="surface-minus-bed", self_ensemble=False)
     for shape in ((2, 2), (3, 40), (17, 23)):
         thk, _ = rough(*shape)
         _, topg = rough(4 * shape[0], 4 * shape[1], seed=1)
@@ -313,12 +321,12 @@ def test_maps_of_any_size_with_and_without_ice():
 
 # ---------------------------------------------------------------- how sure it is
 
-FIT = {"slope": 1.0, "relative": False, "intercept": 1.0, "margin": 0.1,
-       "factors": {"all": 1.0, "margin": 2.0},
-       "shape": (uncertainty.SHAPE / 0.9).tolist(), "variance": 0.4, "seen_m": 20.0, "held_out": 3,
-       "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 5.0),
-       "blocks": {"all": 40}, "constant": {}}
-CALIBRATED = {"average_turns": True, "uncertainty": FIT}
+FIT = {"slope": 1.0, "scale_by_thickness": False, "intercept": 1.0, "boundary_share": 0.1,
+       "coverage_factors": {"all": 1.0, "boundary_zone": 2.0},
+       "error_quantiles": (uncertainty.QUANTILE_LEVELS / 0.9).tolist(), "variance": 0.4, "spread_p99_m": 20.0, "n_held_out": 3,
+       "cells_per_effective_sample": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 5.0),
+       "n_patches": {"all": 40}, "constant_width": {}}
+CALIBRATED = {"self_ensemble": True, "uncertainty": FIT}
 
 
 def test_a_calibrated_run_writes_how_sure_it_is(folder, capsys):
@@ -349,20 +357,20 @@ def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, mo
     coarse, fine_topg = grid_map(thk + 300), rough(160, 176, seed=1)[1]
     whole = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
     layers = scatter_weights(model.build_layers(settings), 0.05)
-    levels = utils.make_levels(fine_topg[None], 4, "area", "own")
-    spread = model.predict(compile_chain(layers, settings, whole_map=True),
+    levels = utils.build_levels(fine_topg[None], 4, "area", "level")
+    spread = model.predict_ensemble(model.compile_chain(layers, settings, whole_map=True),
                            coarse["thk"][None], levels, True)[1].numpy()[0]
     inside = np.s_[8:-8, 8:-8]
     ratio = (whole / (np.e * (0.1 + spread) - 0.1))[inside]
     assert set(np.unique(np.round(ratio, 2))) <= {1, 2}
-    monkeypatch.setattr(downscale, "TILE", 1)
-    monkeypatch.setattr(downscale, "SPLINE_HALO", 0)
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
+    monkeypatch.setattr(downscale, "SPLINE_HALO_CELLS", 0)
     tiled = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
     assert np.mean(np.abs(tiled - whole) > 0.01 * whole) < 1e-3
 
 
 @pytest.mark.parametrize("changes, argv", [
-    ({}, []), ({"average_turns": False}, []), (CALIBRATED, ["--scale", "2"])])
+    ({}, []), ({"self_ensemble": False}, []), (CALIBRATED, ["--scale", "2"])])
 def test_a_run_that_was_not_calibrated_says_so_and_writes_no_width(folder, capsys, changes, argv):
     """At half its scale the chain is another one than that which was calibrated."""
     write_run(**changes)
@@ -378,21 +386,21 @@ def test_a_run_that_was_not_calibrated_says_so_and_writes_no_width(folder, capsy
     (0.049, 0.29, ""), (0.3, 0.1, "above 20 m in 30% of the cells (there 1 %), 10% near"),
     (0.0, 0.31, "31% near a margin (there 10%)")])
 def test_a_map_unlike_those_calibrated_on_is_named(capsys, beyond, margin, said):
-    uncertainty.print_unlike(FIT, beyond, margin)
+    uncertainty.warn_outside_calibration(FIT, beyond, margin)
     found = capsys.readouterr().out
     assert said in found and bool(said) == bool(found) and found.count("\n") == bool(said)
 
 
-def test_hindcast_scores_the_intervals_where_something_is_free(folder, capsys):
+def test_reconstruction_scores_the_intervals_where_something_is_free(folder, capsys):
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(32, 48)
     thk += 300
     thk[:, :8], topg[:, :8] = 0, -3000
     save_map("coarse.nc", thk, topg, spacing_m=5000.0)
-    assert downscale.main(["coarse.nc", "--run", "made", "--hindcast"]) == 0
-    metrics = hindcast_file()
-    found = metrics["uncertainty"]["by_type"]
-    assert 0 <= metrics["uncertainty"]["halves_within"] <= 1
+    assert downscale.main(["coarse.nc", "--run", "made", "--reconstruct"]) == 0
+    metrics = reconstruction_file()
+    found = metrics["uncertainty"]["by_surface_type"]
+    assert 0 <= metrics["uncertainty"]["half_cell_volume_coverage"] <= 1
     assert found["all"]["n_cells"] == 32 * 40 == sum(
         found[name].get("n_cells", 0) for name in ("grounded", "floating", "ice_free"))
     assert 0 < found["all"]["coverage"]["0.5"] <= found["all"]["coverage"]["0.95"] <= 1
@@ -419,19 +427,19 @@ def test_the_error_of_the_bed_makes_intervals_wider_but_not_in_a_hindcast(folder
     assert (inside > alone)[grounded].all() and grounded.any() and not grounded.all()
     with netCDF4.Dataset("fine.nc") as ds:
         assert "by the standard error in coarse.nc" in ds["thk_uncertainty"].comment
-    assert "topg_error = errbed" in capsys.readouterr().out
+    assert "topg_std = errbed" in capsys.readouterr().out
     shutil.copy("coarse.nc", "bed.nc")
     with netCDF4.Dataset("coarse.nc", "a") as ds:
         ds.renameVariable("errbed", "of_no_use")
     other = downscaled("--run", "made", "--bed", "bed.nc")["thk_uncertainty"]
     np.testing.assert_allclose(other, with_error["thk_uncertainty"], rtol=1e-4)
-    downscale.main(["coarse.nc", "--run", "made", "--hindcast"])
-    without = hindcast_file()["uncertainty"]
+    downscale.main(["coarse.nc", "--run", "made", "--reconstruct"])
+    without = reconstruction_file()["uncertainty"]
     shutil.rmtree("results")
     with netCDF4.Dataset("coarse.nc", "a") as ds:
         ds.renameVariable("of_no_use", "errbed")
-    downscale.main(["coarse.nc", "--run", "made", "--hindcast"])
-    assert hindcast_file()["uncertainty"] == without
+    downscale.main(["coarse.nc", "--run", "made", "--reconstruct"])
+    assert reconstruction_file()["uncertainty"] == without
 
 
 # ---------------------------------------------------------------- what is not known
@@ -452,7 +460,7 @@ def test_nothing_known_stays_nothing_known_and_does_not_bleed(folder):
                                atol=0.01)
 
     save_map("coarse.nc", np.where(unknown, np.nan, 1000.0))  # no bed: nothing else is known
-    write_run("flat", base="bicubic", channels="thk")
+    write_run("flat", first_guess="bicubic", channels="thk")
     fine = downscaled("--run", "flat")
     np.testing.assert_allclose(fine["thk"][~in_cells(unknown)], 1000, atol=0.01)
     assert np.isnan(fine["thk"]).sum() == 16 * unknown.sum()
@@ -474,7 +482,7 @@ def test_missing_thickness_over_a_known_bed_is_no_ice(folder, capsys):
 
 def test_mask_says_nothing_where_the_bed_says_nothing(folder):
     """A run that needs no bed makes ice over its gaps; whether that floats nobody knows."""
-    write_run(base="bicubic", channels="thk")
+    write_run(first_guess="bicubic", channels="thk")
     thk, topg = np.full((6, 8), 800.0), np.full((6, 8), -2000.0)
     thk[:, 4:], topg[2:4] = 0, np.nan
     save_map("coarse.nc", thk, topg)
@@ -535,13 +543,13 @@ def test_bed_of_another_grid_is_brought_to_the_cells_and_ends_where_it_ends(
         "x": (("x",), x, {"units": "m"}), "y": (("y",), y, {"units": "m"})},
         {"bed": (("y", "x"), plane(x, y), {"units": "m"})})
     target_x, target_y = np.arange(10e3, 60e3, 5000), np.arange(12e3, 40e3, 5000)
-    with maps.open_bed("bed.nc") as bed:
-        topg = utils.bring_to_cells(bed, target_x, target_y)
-        far = utils.bring_to_cells(bed, target_x + 1e6, target_y)
-        np.testing.assert_allclose(bed["read"](slice(2, 5), slice(1, 3)),
+    with beds.open_bed("bed.nc") as bed:
+        topg = beds.regrid_bed(bed, target_x, target_y)
+        far = beds.regrid_bed(bed, target_x + 1e6, target_y)
+        np.testing.assert_allclose(bed["read_topg"](slice(2, 5), slice(1, 3)),
                                    plane(x, np.sort(y))[2:5, 1:3])
         beyond_x = np.arange(50e3, 150e3, 5000)
-        beyond = utils.bring_to_cells(bed, beyond_x, target_y)
+        beyond = beds.regrid_bed(bed, beyond_x, target_y)
     np.testing.assert_allclose(topg, plane(target_x, target_y), atol=0.2)  # of 100 m a cell
     assert np.isnan(far).all()
     edge = x[-1] + spacing_m / 2
@@ -568,7 +576,7 @@ def test_bed_in_another_projection_is_refused(folder, capsys):
     thk, topg = rough(8, 8)
     save_map("coarse.nc", thk, crs=projections.EPSG_3031)
     save_map("bed.nc", thk, topg, crs=EPSG_3413)
-    for what in (["--output", "fine.nc"], ["--hindcast"]):
+    for what in (["--output", "fine.nc"], ["--reconstruct"]):
         status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", "--bed", "bed.nc",
                                                  *what], capsys)
         assert (status, said.count("\n")) == (2, 1)
@@ -627,14 +635,14 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
         with netCDF4.Dataset("fine.nc") as ds:
             assert f"bed.nc (record {date})" in ds.source
 
-    metrics = downscale.hindcast("made", "coarse.nc", "bed.nc", record=1, bed_record=0)
+    metrics = downscale.run_reconstruction_test("made", "coarse.nc", "bed.nc", record=1, bed_record=0)
     said = capsys.readouterr().out
     assert "coarse.nc: record 1 of 3 (2101-01-01)" in said
     assert "bed bed.nc: record 0 of 2 (2100-01-01)" in said
-    assert hindcast_file("hindcast_coarse_record1_x4_*.json") == metrics
-    assert (metrics["map"], metrics["record"]) == ("coarse.nc", "record 1 of 3 (2101-01-01)")
+    assert reconstruction_file("reconstruction_coarse_record1_x4_*.json") == metrics
+    assert (metrics["map"], metrics["time_index"]) == ("coarse.nc", "record 1 of 3 (2101-01-01)")
     assert (metrics["bed"], metrics["bed_record"]) == ("bed.nc", "record 0 of 2 (2100-01-01)")
-    assert metrics["bed_sha256"] == utils.file_sha256("bed.nc")
+    assert metrics["bed_sha256"] == files.hash_file("bed.nc")
 
 
 # ---------------------------------------------------------------- the file
@@ -654,8 +662,8 @@ def test_file_says_what_and_where_it_is(folder):
         assert ds.model_run == "made"
         assert json.loads(ds.model_settings)["scale"] == 4
         assert json.loads(ds.model_scores) == []  # not evaluated here
-        assert ds.model_weights_sha256 == runs.weights_sha256("made")
-        assert ds.source_sha256 == ds.bed_sha256 == utils.file_sha256("coarse.nc")
+        assert ds.model_weights_sha256 == checkpoints.hash_weights("made")
+        assert ds.source_sha256 == ds.bed_sha256 == files.hash_file("coarse.nc")
         assert ds["thk"].standard_name == "land_ice_thickness"
         assert ds["topg"].standard_name == "bedrock_altitude"
         assert ds["usrf"].standard_name == "surface_altitude"
@@ -673,7 +681,7 @@ def test_file_says_what_and_where_it_is(folder):
     floating = (1 - 917 / 1027.5) * fine["thk"]  # open ocean: 0
     np.testing.assert_allclose(fine["usrf"], np.maximum(fine["thk"] + fine["topg"], floating),
                                atol=0.01)
-    again = maps.read_map("fine.nc")  # it can be downscaled anew
+    again = map_files.read_map("fine.nc")  # it can be downscaled anew
     np.testing.assert_allclose(again["thk"], fine["thk"])
 
 
@@ -683,7 +691,7 @@ def test_file_says_what_and_where_it_is(folder):
 def test_only_a_map_with_ice_around_the_pole_is_taken_for_antarctic(
         folder, capsys, title, centre_m, ice, antarctic):
     """A map that says nothing of its projection: where it lies counts, not what it is called."""
-    write_run(base="bicubic", channels="thk")
+    write_run(first_guess="bicubic", channels="thk")
     x = 20e3 * (np.arange(8) - 3.5)
     thk = np.full((8, 8), 900.0) * (ice | (np.abs(x) > 50e3))
     save_map("coarse.nc", thk, at=(x + centre_m, x), attributes={"title": title})
@@ -696,7 +704,7 @@ def test_only_a_map_with_ice_around_the_pole_is_taken_for_antarctic(
 
 
 def test_grid_mapping_is_that_of_the_input(folder):
-    write_run(base="bicubic", channels="thk")
+    write_run(first_guess="bicubic", channels="thk")
     crs = {"grid_mapping_name": "lambert_azimuthal_equal_area", "false_easting": 7.0}
     x = 20e3 * (np.arange(6) - 2.5)  # it lies as Antarctica does
     save_map("coarse.nc", np.full((6, 6), 500.0), at=(x, x), crs=crs)
@@ -706,7 +714,7 @@ def test_grid_mapping_is_that_of_the_input(folder):
 
 
 def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, capsys):
-    calibrated = CALIBRATED | {"uncertainty": FIT | {"margin": 1.0}}
+    calibrated = CALIBRATED | {"uncertainty": FIT | {"boundary_share": 1.0}}
     write_run(**calibrated)
     save_map("coarse.nc", *rough(8, 8))
     save_map("bed.nc", *rough(32, 32), spacing_m=5000.0)
@@ -721,7 +729,7 @@ def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, cap
     assert "note: the run was trained to end at 4 km\n" in said
     assert "note: the bed of coarse.nc is no finer than the map" in said
     assert said.count("note:") == 3
-    downscale.hindcast("other", "bed.nc")
+    downscale.run_reconstruction_test("other", "bed.nc")
     said = capsys.readouterr().out
     assert "bed.nc: 8 x 8 cells of 20 km to 5 km with run other (4x)\n" in said
     assert "note: the run was trained on point samples" in said
@@ -737,7 +745,7 @@ def test_stopped_half_way_leaves_no_file_and_the_error_as_it_is(folder, monkeypa
 
     write_run()
     save_map("coarse.nc", *rough(20, 24))
-    monkeypatch.setattr(downscale, "refine", one_tile)
+    monkeypatch.setattr(downscale, "downscale_tiles", one_tile)
     with pytest.raises(type(error)) as raised:
         downscale.main(["coarse.nc", "--output", "fine.nc", "--run", "made"])
     assert raised.value is error
@@ -759,7 +767,7 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
 
 @pytest.mark.parametrize("argv, words", [
     (["coarse.nc", "--run", "made"], "--output"),
-    (["coarse.nc", "--run", "made", "--output", "f.nc", "--hindcast"], "--output"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--reconstruct"], "--output"),
     (["coarse.nc", "--output", "f.nc"], "--run"),
     (["--output", "f.nc", "--run", "made"], "MAP.nc"),
     (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed-time", "0"], "--bed"),
@@ -769,12 +777,12 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
     (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "coarse.nc"], "no bed"),
     (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "far.nc"], "same place"),
     (["gone.nc", "--run", "made", "--output", "f.nc"], "gone.nc"),
-    (["coarse.nc", "--run", "none", "--hindcast"], "train"),
+    (["coarse.nc", "--run", "none", "--reconstruct"], "train"),
     (["records.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "there is no record 3"),
 ])
 def test_bad_requests_are_one_line(folder, capsys, argv, words):
     write_run()
-    write_run("flat", base="bicubic", channels="thk")
+    write_run("flat", first_guess="bicubic", channels="thk")
     save_map("coarse.nc", np.full((8, 8), 900.0))
     save_records("records.nc", np.full((8, 8), 900.0))
     far = axes(4, 4)[0] + 5e6
@@ -796,8 +804,8 @@ def test_output_is_never_the_map_or_the_bed(folder, capsys, monkeypatch, output)
     (folder / "link.nc").symlink_to("coarse.nc")
     (folder / "bed_link.nc").symlink_to("bed.nc")
     os.link("coarse.nc", "hard.nc")
-    monkeypatch.setattr(runs, "open_run", lambda *args: pytest.fail("work before the check"))
-    monkeypatch.setattr(maps, "read_map", lambda *args: pytest.fail("work before the check"))
+    monkeypatch.setattr(downscale, "open_run", lambda *args: pytest.fail("work before the check"))
+    monkeypatch.setattr(map_files, "read_map", lambda *args: pytest.fail("work before the check"))
     before = [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")]
     status, said = run_main(downscale.main, [folder / "coarse.nc", "--run", "made", "--output",
                                              output, "--bed", folder / "bed.nc"], capsys)
@@ -816,54 +824,54 @@ def near_ice(thk):
                      for row in np.moveaxis(np.indices(thk.shape), 0, -1)])
 
 
-def test_hindcast_scores_by_hand(folder, capsys):
+def test_reconstruction_scores_by_hand(folder, capsys):
     """Window: x to 100 km, y to 200 km, edges included: 28 x 20 of the cells, from the corner."""
     crs = {"grid_mapping_name": "polar_stereographic", "standard_parallel": -71.0}
     write_run(scatter=0.02, data={"crs": crs, "window": [-1e6, 97500.0, -1e6, 197500.0]})
     thk, topg = rough(43, 50)
     thk[12:, 3:9] = 0.5  # no ice
     save_map("coarse.nc", thk, topg, spacing_m=5000.0, crs=projections.EPSG_3031)
-    assert downscale.main(["coarse.nc", "--hindcast", "--run", "made"]) == 0
+    assert downscale.main(["coarse.nc", "--reconstruct", "--run", "made"]) == 0
     said = capsys.readouterr().out
     assert "40 x 48 of the (43, 50) cells" in said
-    metrics = hindcast_file("hindcast_coarse_x4_*.json")
+    metrics = reconstruction_file("reconstruction_coarse_x4_*.json")
     thk, topg = thk[:40, :48], topg[:40, :48]
-    bicubic = utils.enlarge_fields(means(thk)[None], (40, 48), "area")[0]
+    bicubic = utils.upsample_fields(means(thk)[None], (40, 48), "area")[0]
     near = near_ice(thk)
     assert 0 < near.sum() < near.size
     assert metrics["all"]["n_cells"] == near.sum()
     assert set(metrics["all"]["errors"]) == {
-        "bicubic", "surface_base", "surface_base_consistent", "model"}
+        "bicubic", "surface_minus_bed", "surface_minus_bed_consistent", "model"}
     errors = metrics["all"]["errors"]["bicubic"]
     error = (bicubic - thk)[near]
     assert errors["rmse_m"] == pytest.approx(np.sqrt(np.mean(error**2)))
     assert errors["bias_m"] == pytest.approx(error.mean(), abs=1e-3)
     assert errors["volume_error_km3"] == pytest.approx(error.sum() * 25e-3, abs=1e-2)
-    assert metrics["all"]["ratio"]["bicubic"] == pytest.approx(
+    assert metrics["all"]["mse_ratio"]["bicubic"] == pytest.approx(
         (metrics["all"]["errors"]["model"]["rmse_m"] / errors["rmse_m"]) ** 2)
     assert f"{metrics['all']['errors']['model']['rmse_m']:.1f}" in said
     assert set(metrics["flow"]) == {*metrics["all"]["errors"], "constant", "bilinear"}
-    assert metrics["flow"]["constant"] == pytest.approx(flow.flow_errors(
+    assert metrics["flow"]["constant"] == pytest.approx(flow_metrics.compute_flow_errors(
         np.kron(means(thk), np.ones((4, 4))), thk, topg, 5000.0, near), rel=1e-5)
     assert metrics["flow"]["model"]["rmse_m"] == pytest.approx(
         metrics["all"]["errors"]["model"]["rmse_m"])
     assert f"{metrics['flow']['bilinear']['surface_rmse_m']:.1f}" in said
-    types = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
+    types = [metrics["by_surface_type"][name] for name in ("grounded", "floating", "ice_free")]
     assert sum(part["n_cells"] for part in types) == near.sum()
-    assert metrics["by_type"]["ice_free"]["n_cells"] == ((thk <= 1) & near).sum()
-    assert metrics["checks"]["model"]["consistency_m"] < 0.01
-    assert metrics["checks"]["model"]["least_thk_m"] >= 0
-    assert metrics["checks"]["bicubic"]["consistency_m"] > 1
+    assert metrics["by_surface_type"]["ice_free"]["n_cells"] == ((thk <= 1) & near).sum()
+    assert metrics["checks"]["model"]["max_coarse_mean_error_m"] < 0.01
+    assert metrics["checks"]["model"]["min_thk_m"] >= 0
+    assert metrics["checks"]["bicubic"]["max_coarse_mean_error_m"] > 1
     window = np.zeros((40, 48), bool)
     window[:20, :28] = True
-    for place, cells in (("training window", window & near), ("elsewhere", ~window & near)):
-        assert metrics["by_place"][place]["n_cells"] == cells.sum() > 100
-        assert metrics["by_place"][place]["errors"]["bicubic"]["rmse_m"] == pytest.approx(
+    for place, cells in (("inside training window", window & near), ("outside training window", ~window & near)):
+        assert metrics["by_region"][place]["n_cells"] == cells.sum() > 100
+        assert metrics["by_region"][place]["errors"]["bicubic"]["rmse_m"] == pytest.approx(
             np.sqrt(np.mean((bicubic - thk)[cells] ** 2)))
         assert place in said
 
     # The file of a finer map quotes it.
-    assert runs.run_scores("made", runs.weights_sha256("made")) == [{
+    assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == [{
         "of": "hindcast of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
         "rmse_m": {method: round(of_method["rmse_m"], 2)
                    for method, of_method in metrics["all"]["errors"].items()}}]
@@ -873,29 +881,29 @@ def test_places_are_scored_only_where_the_projection_is_that_of_the_run():
     """A map in the Arctic, on the numbers of an Antarctic training window."""
     thk, topg = rough(16, 16)
     for map_crs, run_crs, places in (
-            (projections.EPSG_3031, projections.EPSG_3031, {"training window", "elsewhere"}),
+            (projections.EPSG_3031, projections.EPSG_3031, {"inside training window", "outside training window"}),
             (EPSG_3413, projections.EPSG_3031, set()), ({}, projections.EPSG_3031, set()),
             (projections.EPSG_3031, {}, set())):
-        fine, coarse = downscale.coarsen(grid_map(thk, topg, 5000.0, crs=map_crs), 4)
-        scores = downscale.score_map({"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
+        fine, coarse = reconstruction.coarsen_map(grid_map(thk, topg, 5000.0, crs=map_crs), 4)
+        scores = reconstruction.score_reconstruction({"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
                                      example_settings(data=DATA | {"crs": run_crs}), 4)
-        assert set(scores["by_place"]) == places
-        assert scores["all"]["ratio"] == {"bicubic": pytest.approx(1 / 4)}
+        assert set(scores["by_region"]) == places
+        assert scores["all"]["mse_ratio"] == {"bicubic": pytest.approx(1 / 4)}
 
 
-def test_hindcast_without_a_bed(folder, capsys):
-    write_run(base="bicubic", channels="thk")
+def test_reconstruction_without_a_bed(folder, capsys):
+    write_run(first_guess="bicubic", channels="thk")
     save_map("coarse.nc", rough(16, 16)[0])
-    metrics = downscale.hindcast("made", "coarse.nc")
+    metrics = downscale.run_reconstruction_test("made", "coarse.nc")
     assert set(metrics["checks"]) == set(metrics["all"]["errors"]) == {"bicubic", "model"}
-    assert set(metrics["by_type"]) == {"ice", "margin"}
+    assert set(metrics["by_surface_type"]) == {"ice", "boundary_zone"}
     assert metrics["flow"] == {}
     with pytest.raises(InputError, match="too few"):
         save_map("coarse.nc", rough(7, 16)[0])
-        downscale.hindcast("made", "coarse.nc")
+        downscale.run_reconstruction_test("made", "coarse.nc")
 
 
-def test_hindcast_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
+def test_reconstruction_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
     """One fine cell without thickness and bed takes its coarse cell with it, and no score."""
     write_run()
     thk, topg = rough(16, 16)
@@ -903,27 +911,27 @@ def test_hindcast_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
     thk[5, 6] = topg[5, 6] = np.nan
     thk[0, :8] = np.nan  # over a known bed: no ice
     save_map("coarse.nc", thk, topg, spacing_m=5000.0)
-    metrics = downscale.hindcast("made", "coarse.nc")
+    metrics = downscale.run_reconstruction_test("made", "coarse.nc")
     assert "coarse.nc: 9 cells have no thickness: 1 of them unknown, the others" in (
         capsys.readouterr().out)
     assert metrics["all"]["n_cells"] == 16 * 16 - 16
 
 
 @pytest.mark.parametrize("values", [0, np.nan])
-def test_hindcast_of_a_bed_that_is_missing_everywhere_is_refused(folder, values):
+def test_reconstruction_of_a_bed_that_is_missing_everywhere_is_refused(folder, values):
     write_run()
     save_map("coarse.nc", np.full((16, 16), values), np.full((16, 16), np.nan), spacing_m=5000.0)
     with pytest.raises(InputError, match="no bed"):
-        downscale.hindcast("made", "coarse.nc")
+        downscale.run_reconstruction_test("made", "coarse.nc")
     assert not (folder / "results").exists()
 
 
-def test_hindcast_where_there_is_nothing_to_score_writes_no_nan(folder, capsys):
+def test_reconstruction_where_there_is_nothing_to_score_writes_no_nan(folder, capsys):
     write_run()
     save_map("coarse.nc", np.zeros((16, 16)), np.full((16, 16), 100.0), spacing_m=5000.0)
-    downscale.hindcast("made", "coarse.nc")
-    metrics = hindcast_file()
-    assert metrics["all"]["ratio"] == {}
+    downscale.run_reconstruction_test("made", "coarse.nc")
+    metrics = reconstruction_file()
+    assert metrics["all"]["mse_ratio"] == {}
     assert "+0.00" not in capsys.readouterr().out.replace("+0.0 ", "")  # no volume, no per cent
 
 
@@ -932,24 +940,24 @@ def test_two_maps_of_one_name_keep_their_results_apart(folder):
     for place, seed in (("here", 0), ("there", 1)):
         (folder / place).mkdir()
         save_map(f"{place}/coarse.nc", *rough(16, 16, seed), spacing_m=5000.0)
-        downscale.hindcast("made", f"{place}/coarse.nc")
-        downscale.downscale("made", f"{place}/coarse.nc", f"{place}/fine.nc")
-    checksums = [utils.file_sha256(f"{place}/coarse.nc")[:8] for place in ("here", "there")]
+        downscale.run_reconstruction_test("made", f"{place}/coarse.nc")
+        downscale.downscale_map("made", f"{place}/coarse.nc", f"{place}/fine.nc")
+    checksums = [files.hash_file(f"{place}/coarse.nc")[:8] for place in ("here", "there")]
     assert {path.name for path in (folder / "results" / "made").iterdir()} == {
         name for checksum in checksums for name in (
-            f"hindcast_coarse_x4_{checksum}.json", f"hindcast_coarse_x4_{checksum}.png",
+            f"reconstruction_coarse_x4_{checksum}.json", f"reconstruction_coarse_x4_{checksum}.png",
             f"map_fine_x4_{checksum}.png")}
 
 
 def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
     settings = write_run()
     save_map("coarse.nc", *rough(16, 16), spacing_m=5000.0)
-    metrics = downscale.hindcast("made", "coarse.nc")
-    utils.write_json(folder / "results" / "made" / "metrics.json", {
-        "weights_sha256": runs.weights_sha256("made"), "source": "patches.nc", "scale": 4,
+    metrics = downscale.run_reconstruction_test("made", "coarse.nc")
+    files.write_json(folder / "results" / "made" / "metrics.json", {
+        "weights_sha256": checkpoints.hash_weights("made"), "source": "patches.nc", "scale": 4,
         "degrade": "area", "test": {"errors": {"bicubic": {"rmse_m": 70.126},
                                                "model": {"rmse_m": 30.0}}}})
-    test, whole = runs.run_scores("made", runs.weights_sha256("made"))
+    test, whole = checkpoints.read_run_scores("made", checkpoints.hash_weights("made"))
     assert test == {"of": "test patches", "map": "patches.nc", "scale": 4, "degrade": "area",
                     "rmse_m": {"bicubic": 70.13, "model": 30.0}}
     assert (whole["map"], whole["rmse_m"]["model"]) == (
@@ -958,9 +966,9 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_scores) == [test, whole]
 
-    layers = scatter_weights(runs.load_layers(settings), 0.1)  # trained on
+    layers = scatter_weights(evaluate.load_layers(settings), 0.1)  # trained on
     save_layers(settings, layers)
-    assert runs.run_scores("made", runs.weights_sha256("made")) == []
+    assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == []
 
 
 def test_formula_on_the_whole_continent_is_as_known(real_grid):
@@ -972,17 +980,17 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
     corners of sea that are right (the script then: 119.86, 47.05, 38.23; at 8x 183.80, 81.79, 69.13
     where DESIGN.md has 183.8, 81.8, 69.1). With more than 0 m for ice it was 119.08, 46.74, 37.98.
     """
-    ice_map = maps.read_map(real_grid("antarctica_bedmachine_8km.nc"))
-    settings = example_settings(filters=[1], kernels=[1, 1], average_turns=False)
-    fine, coarse = downscale.coarsen(ice_map, 4)
-    chain = compile_chain(model.build_layers(settings), settings, whole_map=True)
-    scores = downscale.score_map(downscale.rebuild(chain, fine, coarse, settings, 4), fine, coarse,
+    ice_map = map_files.read_map(real_grid("antarctica_bedmachine_8km.nc"))
+    settings = example_settings(filters=[1], kernels=[1, 1], self_ensemble=False)
+    fine, coarse = reconstruction.coarsen_map(ice_map, 4)
+    chain = model.compile_chain(model.build_layers(settings), settings, whole_map=True)
+    scores = reconstruction.score_reconstruction(downscale.reconstruct(chain, fine, coarse, settings, 4), fine, coarse,
                                  settings, 4)
     assert scores["all"]["n_cells"] == 238699
-    for method, rmse_m in (("bicubic", 119.34), ("surface_base", 46.84),
-                           ("surface_base_consistent", 38.07)):
+    for method, rmse_m in (("bicubic", 119.34), ("surface_minus_bed", 46.84),
+                           ("surface_minus_bed_consistent", 38.07)):
         assert scores["all"]["errors"][method]["rmse_m"] == pytest.approx(rmse_m, abs=0.006)
-    assert scores["checks"]["model"]["consistency_m"] < 0.01
+    assert scores["checks"]["model"]["max_coarse_mean_error_m"] < 0.01
 
 
 @pytest.mark.parametrize("ripples_m", [0.0, 200.0])
@@ -997,13 +1005,13 @@ def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m
     thk = 3600 * np.maximum(1 - (far_m / 750e3) ** (4 / 3), 0) ** (3 / 7)
     topg = 500 + ripples_m * np.cos(2 * np.pi * far_m / 240e3)
     thk = np.where(thk > 0, np.maximum(500 + thk - topg, 0), 0)
-    fine, coarse = downscale.coarsen(grid_map(thk, topg, 40e3), 4)
+    fine, coarse = reconstruction.coarsen_map(grid_map(thk, topg, 40e3), 4)
     unevenness = []
     for turns in (True, False):
-        settings = example_settings(recipe="map", data=DATA, average_turns=turns)
+        settings = example_settings(recipe="map", data=DATA, self_ensemble=turns)
         error = refined(settings, coarse, topg, scatter=0.05)["model"] - fine["thk"]
         octants = [error[(azimuth > i + 1e-6) & (azimuth < i + 1 - 1e-6)] for i in range(-4, 4)]
-        rmse_m = np.array([utils.rmse_m(each, 0) for each in octants])
+        rmse_m = np.array([compute_rmse_m(each, 0) for each in octants])
         unevenness.append(np.ptp(rmse_m) / rmse_m.mean())
     assert unevenness[0] < 0.01 < unevenness[1]
 
@@ -1017,7 +1025,7 @@ def test_worst_square_is_where_the_squares_are_largest():
         field = rng.standard_normal(shape)
         squares = {(y, x): np.mean(field[y:y + side, x:x + side] ** 2)
                    for y in range(shape[0] - side + 1) for x in range(shape[1] - side + 1)}
-        assert tuple(figures.worst_square(field, side)) == max(squares, key=squares.get)
+        assert tuple(figures.find_worst_square(field, side)) == max(squares, key=squares.get)
 
 
 def titles(panels):
@@ -1031,19 +1039,19 @@ def box_of(panel):
             box.get_y() + box.get_height())
 
 
-def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch):
-    monkeypatch.setattr(figures, "ZOOM", 8)
+def test_figure_of_a_reconstruction_zooms_where_the_model_is_worst(drawn, monkeypatch):
+    monkeypatch.setattr(figures, "ZOOM_CELLS", 8)
     thk, topg = np.full((24, 40), 1000.0, np.float32), np.full((24, 40), 100.0, np.float32)
     thk[:, :4], topg[:, 4:8] = 0, -950  # ocean or land, then a shelf
     fine = grid_map(thk, topg, 5000.0)
-    by_method = {"bicubic": thk + 50, "surface_base": thk + 20,
-                 "surface_base_consistent": thk + 20, "model": thk + 1}
+    by_method = {"bicubic": thk + 50, "surface_minus_bed": thk + 20,
+                 "surface_minus_bed_consistent": thk + 20, "model": thk + 1}
     by_method["bicubic"][2:10, 2:10] += 100  # not the model's
     by_method["model"][12:20, 24:32] -= 90
-    coarse = downscale.coarsen(fine, 4)[1]
-    metrics = downscale.score_map(by_method, fine, coarse, example_settings(data=DATA), 4) | {
+    coarse = reconstruction.coarsen_map(fine, 4)[1]
+    metrics = reconstruction.score_reconstruction(by_method, fine, coarse, example_settings(data=DATA), 4) | {
         "run": "made", "map": "here.nc", "from_km": 20.0, "to_km": 5.0, "synthetic": True}
-    figure = figures.plot_hindcast(metrics, by_method, fine)
+    figure = figures.plot_reconstruction(metrics, by_method, fine)
     assert drawn == [figure]
     assert figure.get_suptitle().startswith("SYNTHETIC ice sheet, no real place\nHindcast with run")
     assert "here.nc, 20 km to 5 km" in figure.get_suptitle()
@@ -1051,7 +1059,7 @@ def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch)
     rmse_m = {method: metrics["all"]["errors"][method]["rmse_m"] for method in by_method}
     assert titles(upper) == [
         "label", f"bicubic error, RMSE {rmse_m['bicubic']:.1f} m",
-        f"surface base error, RMSE {rmse_m['surface_base']:.1f} m",
+        f"surface base error, RMSE {rmse_m['surface_minus_bed']:.1f} m",
         f"model error, RMSE {rmse_m['model']:.1f} m"]
     assert titles(lower) == ["label, zoom", "bicubic error, zoom", "surface base error, zoom",
                              "model error, zoom"]
@@ -1070,7 +1078,7 @@ def test_figure_of_a_hindcast_zooms_where_the_model_is_worst(drawn, monkeypatch)
 
 def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
     """Of a run on point samples used at half its scale: its settings as they are, not altered."""
-    monkeypatch.setattr(figures, "ZOOM", 8)
+    monkeypatch.setattr(figures, "ZOOM_CELLS", 8)
     settings = write_run(data={"degrade": "bicubic"})
     thk, topg = rough(10, 12)
     save_map("coarse.nc", thk, topg)
@@ -1081,15 +1089,15 @@ def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
     made_by = json.JSONDecoder().raw_decode(chunk.decode("latin-1"))[0]
     assert made_by["settings"] == settings
     assert (made_by["scale"], made_by["degrade"]) == (2, "area")
-    assert made_by["map_sha256"] == utils.file_sha256("coarse.nc")
-    assert made_by["command"] == utils.command()
+    assert made_by["map_sha256"] == files.hash_file("coarse.nc")
+    assert made_by["command"] == command_line.command_text()
 
     panels = drawn[0].axes[:6]
     assert titles(panels)[:3] == ["coarse map", "downscaled", "downscaled - coarse"]
     assert "coarse.nc from 20 km to 10 km with run made" in drawn[0].get_suptitle()
     change = fine["thk"] - np.kron(thk, np.ones((2, 2)))
     np.testing.assert_allclose(panels[2].get_images()[0].get_array(), change, atol=1e-3)
-    row, column = figures.worst_square(change, 8)
+    row, column = figures.find_worst_square(change, 8)
     assert box_of(panels[0]) == pytest.approx((-40 + 10 * column, -40 + 10 * (column + 8),
                                                100 + 10 * row, 100 + 10 * (row + 8)))
     assert (panels[0].get_images()[0].get_clim() == panels[1].get_images()[0].get_clim())

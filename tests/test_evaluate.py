@@ -10,16 +10,24 @@ import pytest
 from conftest import SMALL_WINDOW, example_settings, run_main
 
 import evaluate
-import figures
-import maps
 import model
 import prepare_data
-import runs
 import train
-import uncertainty
 import utils
-from model import tf  # not by itself: model says which kernels it takes
-from utils import InputError
+from icesheet import checkpoints, figures, files, map_files, uncertainty
+from icesheet.command_line import InputError
+from icesheet.device import tf
+from icesheet.patches import find_patches_in_split, join_patches, read_patches
+from icesheet.scores import (
+    METHOD_STYLES,
+    compute_errors,
+    compute_patch_rmse_m,
+    flatten_metrics,
+    print_ice_extent_table,
+    print_metrics_table,
+    print_score_table,
+    score_methods,
+)
 
 # ---------------------------------------------------------------- metrics
 
@@ -33,7 +41,7 @@ def flat_patches(*levels_m, topg_m=None, side=41):
             "row": np.array([0, 0]), "column": np.array([0, 1])}
 
 
-FLAT = example_settings(run="flat", seed=3, average_turns=False,
+FLAT = example_settings(run="flat", seed=3, self_ensemble=False,
                         data={"source": "here", "thk_max_m": 1000.0})
 
 
@@ -41,19 +49,19 @@ def test_metrics_by_hand():
     patches = flat_patches(100.0, 120.0, 140.0)
     predictions = np.stack([np.full((2, 41, 41), 110.0), np.full((2, 41, 41), 130.0)])
     predictions[1, 1] = 190  # the second patch is worse than bicubic
-    metrics = evaluate.measure(predictions, patches, FLAT, np.arange(2))
+    metrics = evaluate.compute_metrics(predictions, patches, FLAT, np.arange(2))
     volume_km3 = 2 * 41**2 * 25e6 / 1e9  # of 1 m of ice
     test = metrics["test"]
     assert test["errors"]["bicubic"] == pytest.approx({
         "mse": 1.6e-3, "rmse_m": 40, "mae_m": 40, "bias_m": -40,
         "volume_error_km3": -40 * volume_km3, "volume_error_percent": -100 * 40 / 140,
-        "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
+        "false_ice_km2": 0, "missed_ice_km2": 0, "ice_area_error_percent": 0})
     assert test["errors"]["model"] == pytest.approx({
         "mse": (10**2 + 50**2) / 2 / 1000**2, "rmse_m": np.sqrt(1300), "mae_m": 30, "bias_m": 20,
         "volume_error_km3": 20 * volume_km3, "volume_error_percent": 100 * 20 / 140,
-        "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
-    assert test["ratio"] == {"bicubic": pytest.approx(1300 / 1600)}
-    assert test["won"] == {"bicubic": 0.5}
+        "false_ice_km2": 0, "missed_ice_km2": 0, "ice_area_error_percent": 0})
+    assert test["mse_ratio"] == {"bicubic": pytest.approx(1300 / 1600)}
+    assert test["win_rate"] == {"bicubic": 0.5}
     assert test["n_cells"] == 2 * 41**2
     first, second = metrics["stages"]
     assert (first["from_km"], first["to_km"], second["from_km"], second["to_km"]) == (20, 10, 10, 5)
@@ -62,61 +70,61 @@ def test_metrics_by_hand():
     assert second["errors"] == test["errors"]
 
 
-def test_surface_base_by_hand():
+def test_surface_minus_bed_by_hand():
     """Bed 150, 120, 100 m under 900 m of ice at level 0: the surface is at 1050 m."""
     patches = flat_patches(900.0, 940.0, 1000.0, topg_m=[150.0, 120.0, 100.0])
     predictions = np.stack([np.full((2, 41, 41), 945.0), np.full((2, 41, 41), 1025.0)])
     predictions[1, 1] = 1100
-    metrics = evaluate.measure(predictions, patches, FLAT, np.arange(2))
+    metrics = evaluate.compute_metrics(predictions, patches, FLAT, np.arange(2))
     first, test = metrics["stages"][0], metrics["test"]
-    assert first["errors"]["surface_base"]["bias_m"] == pytest.approx(930 - 940)
-    assert "surface_base_consistent" not in first["errors"]  # of the whole chain alone
-    assert test["errors"]["surface_base"]["bias_m"] == pytest.approx(-50)
-    assert test["ratio"]["surface_base"] == pytest.approx((25**2 + 100**2) / 2 / 50**2)
-    assert (test["won"]["surface_base"], test["won"]["bicubic"]) == (0.5, 0.5)
-    assert [(row["method"], row["rmse_m"]) for row in evaluate.metrics_rows(metrics)[:2]] == [
-        ("bicubic", pytest.approx(40)), ("surface_base", pytest.approx(10))]
+    assert first["errors"]["surface_minus_bed"]["bias_m"] == pytest.approx(930 - 940)
+    assert "surface_minus_bed_consistent" not in first["errors"]  # of the whole chain alone
+    assert test["errors"]["surface_minus_bed"]["bias_m"] == pytest.approx(-50)
+    assert test["mse_ratio"]["surface_minus_bed"] == pytest.approx((25**2 + 100**2) / 2 / 50**2)
+    assert (test["win_rate"]["surface_minus_bed"], test["win_rate"]["bicubic"]) == (0.5, 0.5)
+    assert [(row["method"], row["rmse_m"]) for row in flatten_metrics(metrics)[:2]] == [
+        ("bicubic", pytest.approx(40)), ("surface_minus_bed", pytest.approx(10))]
 
 
-def test_surface_base_made_consistent_by_hand():
+def test_surface_minus_bed_made_consistent_by_hand():
     patches = flat_patches(500.0, 500.0, 500.0, topg_m=[0.0, 0.0, 0.0], side=48)
     patches["topg"][:, 2, :, ::2] = -100  # half of the cells lie 100 m deeper: they hold more ice
     settings = example_settings(run="flat", data={"degrade": "area", "thk_max_m": 1000.0})
-    test = evaluate.measure(np.full((2, 2, 48, 48), 500.0), patches, settings, np.arange(2))["test"]
+    test = evaluate.compute_metrics(np.full((2, 2, 48, 48), 500.0), patches, settings, np.arange(2))["test"]
     # 500 and 600 m where 500 are right; scaled by 500 / 550
-    assert test["errors"]["surface_base"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
-    mended = test["errors"]["surface_base_consistent"]
+    assert test["errors"]["surface_minus_bed"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
+    mended = test["errors"]["surface_minus_bed_consistent"]
     assert mended["rmse_m"] == pytest.approx(50 * 500 / 550, rel=1e-3)
     assert mended["bias_m"] == pytest.approx(0, abs=0.01)
 
 
-def test_surface_base_starts_from_no_ice_where_the_spline_falls_below_zero():
+def test_surface_minus_bed_starts_from_no_ice_where_the_spline_falls_below_zero():
     patches = flat_patches(-30.0, 0.0, 0.0, topg_m=[200.0, 150.0, 100.0])
-    by_method = model.with_baselines(np.zeros((2, 41, 41)), patches, np.arange(2), FLAT)
-    np.testing.assert_array_equal(by_method["surface_base"], 0)
+    by_method = model.add_baselines(np.zeros((2, 41, 41)), patches, np.arange(2), FLAT)
+    np.testing.assert_array_equal(by_method["surface_minus_bed"], 0)
 
 
 def test_a_method_that_is_missing_is_absent():
     patches = flat_patches(100.0, 120.0, 140.0)
-    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2))
-    assert set(metrics["by_type"]) == {"ice", "margin"}
-    for entry in (metrics["test"], *metrics["stages"], metrics["by_type"]["ice"]):
+    metrics = evaluate.compute_metrics(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2))
+    assert set(metrics["by_surface_type"]) == {"ice", "boundary_zone"}
+    for entry in (metrics["test"], *metrics["stages"], metrics["by_surface_type"]["ice"]):
         assert set(entry["errors"]) == {"bicubic", "model"}
-        assert set(entry["ratio"]) == {"bicubic"}
-    assert metrics["by_type"]["margin"] == {"n_cells": 0, "errors": {}, "ratio": {}}  # no edge
-    assert set(metrics["detail"]) == set(metrics["spectrum"]["power"]) == {"bicubic", "model"}
-    assert {row["method"] for row in evaluate.metrics_rows(metrics)} == {"bicubic", "model"}
+        assert set(entry["mse_ratio"]) == {"bicubic"}
+    assert metrics["by_surface_type"]["boundary_zone"] == {"n_cells": 0, "errors": {}, "mse_ratio": {}}  # no edge
+    assert set(metrics["sub_grid_power"]) == set(metrics["spectrum"]["power"]) == {"bicubic", "model"}
+    assert {row["method"] for row in flatten_metrics(metrics)} == {"bicubic", "model"}
 
 
 def test_perfect_baseline_leaves_no_nan(folder, capsys):
     """Nothing to divide by: no ratio, a dash in the table, valid JSON and CSV."""
     patches = flat_patches(0.0, 0.0, 0.0)
-    metrics = evaluate.measure(np.full((2, 2, 41, 41), 0.5), patches, FLAT, np.arange(2))
-    assert metrics["test"]["ratio"] == {}
-    utils.write_json("metrics.json", metrics)
-    utils.write_table("metrics.csv", evaluate.metrics_rows(metrics))
-    evaluate.print_rows(evaluate.metrics_rows(metrics))
-    evaluate.print_scores({"all": metrics["test"]})
+    metrics = evaluate.compute_metrics(np.full((2, 2, 41, 41), 0.5), patches, FLAT, np.arange(2))
+    assert metrics["test"]["mse_ratio"] == {}
+    files.write_json("metrics.json", metrics)
+    files.write_table("metrics.csv", flatten_metrics(metrics))
+    print_metrics_table(flatten_metrics(metrics))
+    print_score_table({"all": metrics["test"]})
     said = capsys.readouterr().out + (folder / "metrics.csv").read_text()
     assert "nan" not in said.lower() and "+0.00" not in said.splitlines()[-1]
     assert " - " in said
@@ -129,28 +137,28 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
     predicted = patches["thk"][:, -1].copy()
     predicted[1, :, :8] += 10
     by_method = {"bicubic": predicted - 20, "model": predicted}
-    ice, none = evaluate.score_types({name: thk[[1]] for name, thk in by_method.items()}, patches,
+    ice, none = evaluate.score_by_surface_type({name: thk[[1]] for name, thk in by_method.items()}, patches,
                                      FLAT, np.array([1]))
     assert none == {}
     assert {name: entry["n_cells"] for name, entry in ice.items()} == {
-        "grounded": 48**2, "floating": 0, "ice_free": 0, "margin": 8 * 48}
-    assert ice["margin"]["errors"]["model"] == pytest.approx(
+        "grounded": 48**2, "floating": 0, "ice_free": 0, "boundary_zone": 8 * 48}
+    assert ice["boundary_zone"]["errors"]["model"] == pytest.approx(
         {"mse": 1e-4, "rmse_m": 10, "mae_m": 10, "bias_m": 10,
          "volume_error_km3": 10 * 8 * 48 * 25e6 / 1e9, "volume_error_percent": 1,
-         "false_ice_km2": 0, "lost_ice_km2": 0, "ice_area_error_percent": 0})
-    assert ice["margin"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
+         "false_ice_km2": 0, "missed_ice_km2": 0, "ice_area_error_percent": 0})
+    assert ice["boundary_zone"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
     assert ice["floating"]["errors"] == {}
-    ocean = evaluate.score_types(by_method, patches, FLAT, np.arange(2))[0]["ice_free"]
+    ocean = evaluate.score_by_surface_type(by_method, patches, FLAT, np.arange(2))[0]["ice_free"]
     assert ocean["n_cells"] == 48**2
     assert "volume_error_percent" not in ocean["errors"]["model"]
 
 
-EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
+EVEN = [float(share) / 0.9 for share in uncertainty.QUANTILE_LEVELS]
 # Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.1 m.
-FIT = {"slope": 1.0, "relative": False, "intercept": np.log(2), "factors": {"all": 1.0},
-       "shape": EVEN, "variance": 1 / 2.43,
-       "together": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
-       "constant": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0}, "shape": EVEN}}}
+FIT = {"slope": 1.0, "scale_by_thickness": False, "intercept": np.log(2), "coverage_factors": {"all": 1.0},
+       "error_quantiles": EVEN, "variance": 1 / 2.43,
+       "cells_per_effective_sample": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
+       "constant_width": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0}, "error_quantiles": EVEN}}}
 
 
 def test_intervals_by_hand(capsys):
@@ -161,56 +169,56 @@ def test_intervals_by_hand(capsys):
     predicted[1] += np.resize(np.arange(1.0, 101), (40, 40)) * np.resize([1, -1], (40, 1))
     spread = np.full((2, 40, 40), 25.2, np.float32)
     spread[0] = np.nan
-    settings = FLAT | {"uncertainty": FIT, "base": "surface"}
-    found = evaluate.score_types({"model": predicted}, patches, settings, np.arange(2), spread)[1]
-    assert found["by_type"]["ice_free"] == {} == found["by_type"]["floating"]
-    grounded = found["by_type"]["grounded"]
+    settings = FLAT | {"uncertainty": FIT, "first_guess": "surface-minus-bed"}
+    found = evaluate.score_by_surface_type({"model": predicted}, patches, settings, np.arange(2), spread)[1]
+    assert found["by_surface_type"]["ice_free"] == {} == found["by_surface_type"]["floating"]
+    grounded = found["by_surface_type"]["grounded"]
     assert (grounded["n_cells"], grounded["half_width_m"]) == (1600, pytest.approx(50.5))
     assert grounded["coverage"] == pytest.approx(
         {"0.5": 0.28, "0.8": 0.44, "0.9": 0.5, "0.95": 0.53}, abs=1e-6)
-    assert found["by_type"]["all"] == grounded
-    assert found["constant"]["model"]["grounded"]["half_width_m"] == pytest.approx(90)
+    assert found["by_surface_type"]["all"] == grounded
+    assert found["constant_width"]["model"]["grounded"]["half_width_m"] == pytest.approx(90)
     # Rows of 40 cells, 50.5 m on the average and with both signs: volumes balance.
-    assert found["volume_within"] == 1
+    assert found["patch_volume_coverage"] == 1
     cell_km2 = FLAT["data"]["spacing_m"] ** 2 / 1e6
     assert found["volume_half_width_km3"] == pytest.approx(  # of two patches, one of open ocean
         1.645 * np.sqrt(1600 / 2.43) * 50.5 / 1000 * cell_km2 / 2, rel=1e-3)
-    evaluate.print_uncertainty({"uncertainty": found, "n_test": 2})
+    uncertainty.print_interval_scores({"uncertainty": found, "n_test": 2})
     rows = capsys.readouterr().out.splitlines()
     assert "in 90%" in rows[1]
     assert rows[2].split()[:3] == ["grounded", "1600", "50.5"]
     assert "50.0%" in rows[2]
     # Types without a cell are left out.
-    assert rows[6].split() == ["CRPS", "m", "grounded", "margin", "all"]
+    assert rows[6].split() == ["CRPS", "m", "grounded", "boundary_zone", "all"]
     assert rows[-1].endswith("right in 100% of the 2")
 
 
 def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):
     patches = flat_patches(100.0, 120.0, 140.0)
-    metrics = evaluate.measure(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2),
+    metrics = evaluate.compute_metrics(np.full((2, 2, 41, 41), 130.0), patches, FLAT, np.arange(2),
                                np.ones((2, 41, 41)))
     assert metrics["uncertainty"] == {}
-    evaluate.print_uncertainty(metrics)
+    uncertainty.print_interval_scores(metrics)
     assert capsys.readouterr().out == ""
 
 
 def test_table_of_methods_by_hand(capsys):
     """Ice in 3 of 4 cells of 5 km; the model loses one of them, bicubic has ice in the fourth."""
     label = np.array([100.0, 200, 300, 0])
-    errors = utils.score({"bicubic": label + 4, "model": label - [100, 0, 10, 0]}, label,
+    errors = score_methods({"bicubic": label + 4, "model": label - [100, 0, 10, 0]}, label,
                          np.ones(4, bool), 1000.0, 5000.0)["errors"]
-    evaluate.print_methods(errors)
+    print_ice_extent_table(errors)
     assert capsys.readouterr().out.splitlines() == [
-        "         MAE m  false ice km2  lost ice km2  ice area %",
+        "         MAE m  false ice km2  missed ice km2  ice area %",
         "bicubic    4.0             25             0      +33.33",
         "model     27.5              0            25      -33.33"]
-    evaluate.print_methods(errors, {"bicubic": {"least": "0.1"}, "model": {"least": "0.2"}})
+    print_ice_extent_table(errors, {"bicubic": {"least": "0.1"}, "model": {"least": "0.2"}})
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
         "least", "0.1", "0.2"]
 
 
 def test_no_ice_has_no_per_cent_of_its_area(capsys):
-    evaluate.print_methods({"model": utils.errors(np.ones(3), np.zeros(3), 1000.0, 5000.0)})
+    print_ice_extent_table({"model": compute_errors(np.ones(3), np.zeros(3), 1000.0, 5000.0)})
     assert capsys.readouterr().out.splitlines()[1].split() == ["model", "1.0", "0", "0", "-"]
 
 
@@ -232,23 +240,23 @@ def test_power_spectrum_of_a_wave_and_of_noise():
 def test_detail_is_what_lies_between_coarse_and_fine_grid():
     """Waves of 41 / 10 cells (20.5 km) at 4x, where the coarse grid ends at 40 km."""
     wave = 100 * np.sin(2 * np.pi * 10 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    by_method = {"bicubic": 0 * wave, "surface_base": -wave, "model": wave / 2}
-    spectrum, detail = evaluate.measure_spectra(by_method, wave, FLAT)
-    for method, power, explained in (("bicubic", 0, 0), ("surface_base", 1, -3),
+    by_method = {"bicubic": 0 * wave, "surface_minus_bed": -wave, "model": wave / 2}
+    spectrum, detail = evaluate.compute_spectra(by_method, wave, FLAT)
+    for method, power, explained in (("bicubic", 0, 0), ("surface_minus_bed", 1, -3),
                                      ("model", 0.25, 0.75)):
         assert detail[method] == pytest.approx({"power": power, "explained": explained})
     assert spectrum["wavelength_km"][np.argmax(spectrum["label"])] == pytest.approx(20.5)
     slow = 100 * np.sin(2 * np.pi * 2 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    detail = evaluate.measure_spectra({"model": wave + slow}, wave, FLAT)[1]
+    detail = evaluate.compute_spectra({"model": wave + slow}, wave, FLAT)[1]
     assert detail["model"]["explained"] == pytest.approx(1, abs=1e-3)  # waves of 100 km: no matter
 
 
 def test_chosen_patches_are_the_best_the_median_and_the_worst():
     rmse_m = np.array([5.0, 1, 9, 3, 7])
-    assert figures.choose_patches(rmse_m, 3) == {1: "best", 0: "median", 2: "worst"}
-    assert list(figures.choose_patches(rmse_m, 9)) == [1, 3, 0, 4, 2]
-    assert figures.choose_patches(rmse_m, 1) == {1: "best"}
-    six = figures.choose_patches(np.arange(60.0), 6)
+    assert figures.pick_patches_by_rank(rmse_m, 3) == {1: "best", 0: "median", 2: "worst"}
+    assert list(figures.pick_patches_by_rank(rmse_m, 9)) == [1, 3, 0, 4, 2]
+    assert figures.pick_patches_by_rank(rmse_m, 1) == {1: "best"}
+    six = figures.pick_patches_by_rank(np.arange(60.0), 6)
     assert [six[rank] for rank in (0, 30, 59)] == ["best", "median", "worst"]
     assert len(six) == 6
 
@@ -262,9 +270,9 @@ def test_title_of_a_figure_says_synthetic():
     metrics = {"run": "x8", "synthetic": True, "scale": 8, "degrade": "area",
                "split": "block split", "source": "synthetic ice sheet, seed 0",
                "stages": [{"to_km": 5.0}]}
-    assert figures.headline(metrics).startswith("SYNTHETIC ice sheet, no real place")
-    assert "40 km to 5 km (8x, area reduction, block split)" in figures.headline(metrics)
-    assert "SYNTHETIC" not in figures.headline(metrics | {"synthetic": False})
+    assert figures.figure_title(metrics).startswith("SYNTHETIC ice sheet, no real place")
+    assert "40 km to 5 km (8x, area reduction, block split)" in figures.figure_title(metrics)
+    assert "SYNTHETIC" not in figures.figure_title(metrics | {"synthetic": False})
 
 
 # ---------------------------------------------------------------- a whole evaluation
@@ -280,15 +288,15 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
         "tiny", "small.nc", "made for the tests")
     assert metrics["settings"] == trained
     assert metrics["versions"]["tensorflow"] == tf.__version__
-    assert metrics["weights_sha256"] == runs.weights_sha256("tiny")
+    assert metrics["weights_sha256"] == checkpoints.hash_weights("tiny")
     assert tf.train.latest_checkpoint("checkpoints/tiny/best").endswith(f"-{metrics['epoch']}")
     errors = metrics["test"]["errors"]
     assert f"{errors['model']['rmse_m']:.1f}" in said
     for name in ("comparison", "window", "training", "patches", "spectrum"):  # what made it
         assert b'"run": "tiny"' in (results / f"{name}.png").read_bytes()
     assert sorted(path.name for path in (results / "patches").iterdir())[:4] == [
-        f"{prepare_data.in_split(small_patches, 'test')[0]:03d}_{name}.png"
-        for name in ("bicubic", "label", "predicted", "surface_base")]
+        f"{find_patches_in_split(small_patches, 'test')[0]:03d}_{name}.png"
+        for name in ("bicubic", "label", "predicted", "surface_minus_bed")]
     header, *rows = (results / "metrics.csv").read_text().splitlines()
     assert header.startswith("run,part,from_km,to_km,method,mse")
     assert len(rows) == 3 + 4 + 4  # two stages and the whole
@@ -296,21 +304,21 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    chain = functools.partial(model.run_chain, runs.load_layers(trained), settings=trained)
-    level0, beds = utils.reduce_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.make_levels(
-        topg[:, -1], 4, "bicubic", "own")
-    predicted = model.remove_film(model.predict(chain, level0, beds, True)[0][-1], level0,
+    chain = functools.partial(model.run_chain, evaluate.load_layers(trained), settings=trained)
+    level0, beds = utils.coarsen_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.build_levels(
+        topg[:, -1], 4, "bicubic", "level")
+    predicted = model.remove_thin_ice(model.predict_ensemble(chain, level0, beds, True)[0][-1], level0,
                                   "bicubic")
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert errors["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert errors["bicubic"]["rmse_m"] == pytest.approx(
         np.sqrt(np.mean((np.float64(thk[:, 0]) - thk[:, -1]) ** 2)))
-    base = utils.surface_base(np.maximum(thk[:, 0], 0), topg[:, 0], topg[:, -1])
-    assert errors["surface_base"]["rmse_m"] == pytest.approx(
+    base = utils.surface_minus_bed(np.maximum(thk[:, 0], 0), topg[:, 0], topg[:, -1])
+    assert errors["surface_minus_bed"]["rmse_m"] == pytest.approx(
         np.sqrt(np.mean((np.float64(base) - thk[:, -1]) ** 2)))
 
     # Parts add up to the whole, and the tables say them.
-    parts = [metrics["by_type"][name] for name in ("grounded", "floating", "ice_free")]
+    parts = [metrics["by_surface_type"][name] for name in ("grounded", "floating", "ice_free")]
     assert sum(part["n_cells"] for part in parts) == metrics["test"]["n_cells"] == thk[:, 0].size
     for method in errors:
         assert sum(part["errors"][method]["volume_error_km3"] for part in parts) == pytest.approx(
@@ -323,17 +331,17 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
     layers = model.build_layers(small_settings)
     every = np.arange(len(label))
     predictions = model.predict_patches(layers, patches, small_settings, every)[0]
-    numbers = prepare_data.in_split(patches, "test")
-    metrics = evaluate.measure(predictions[:, numbers], patches, small_settings, numbers)
-    by_method = model.with_baselines(predictions[-1], patches, every, small_settings)
-    by_method = {method: by_method[method] for method in figures.MAPPED}
+    numbers = find_patches_in_split(patches, "test")
+    metrics = evaluate.compute_metrics(predictions[:, numbers], patches, small_settings, numbers)
+    by_method = model.add_baselines(predictions[-1], patches, every, small_settings)
+    by_method = {method: by_method[method] for method in figures.MAPPED_METHODS}
 
     figure = figures.plot_comparison(metrics, patches, by_method, 3)
     panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
     assert len(panels) == 3 * 7
     assert [panels[i].get_title() for i in (3, 10, 17)] == [
         f"label, patch {number} ({what})" for number, what in zip(
-            [numbers[i] for i in figures.choose_patches(utils.patch_rmse_m(
+            [numbers[i] for i in figures.pick_patches_by_rank(compute_patch_rmse_m(
                 by_method, label)["model"][numbers], 3)], ("best", "median", "worst"),
             strict=True)]
     for row in range(3):
@@ -350,22 +358,22 @@ def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, s
     figure = figures.plot_window(metrics, patches, by_method)
     np.testing.assert_array_equal(
         next(axes for axes in figure.axes if axes.get_title() == "label").images[0].get_array(),
-        prepare_data.assemble(label, patches))
-    figure = figures.plot_patches(metrics, patches, by_method)
+        join_patches(label, patches))
+    figure = figures.plot_rmse_scatter(metrics, patches, by_method)
     assert figure.axes[0].get_title().startswith("model better than bicubic in")
     figure = figures.plot_spectrum(metrics)
     assert [line.get_label() for line in figure.axes[0].lines][:5] == [
-        "label", "bicubic", "surface base", "surface base, consistent", "model"]
+        "label", "bicubic", "surface minus bed", "surface minus bed, consistent", "model"]
     evaluate.plt.close("all")
 
 
 def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
                                                    capsys):
-    path = prepare_data.prepare(4, maps.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
+    path = prepare_data.prepare(4, map_files.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
                                 output="data/patches_bare.nc")
-    patches = prepare_data.read_patches(path)
+    patches = read_patches(path)
     train.train(patches, small_settings | {
-        "run": "bare", "channels": "thk", "base": "bicubic", "epochs": 1, "validation": False,
+        "run": "bare", "channels": "thk", "first_guess": "bicubic", "epochs": 1, "validation": False,
         "patches": str(path), "data": patches["data"]})
     for run in ("tiny", "bare"):
         evaluate.evaluate(run, draw=False)
@@ -376,7 +384,7 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
     assert "the runs differ in" not in said
     with open(folder / "results/compare_tiny_bare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == [*figures.METHODS, "bicubic", "model"]
+    assert [row["method"] for row in rows] == [*METHOD_STYLES, "bicubic", "model"]
     assert b'"bare"' in (folder / "results/compare_tiny_bare_training.png").read_bytes()
 
     # Results without their checkpoints still compare, but have no training to show.
@@ -430,7 +438,7 @@ def test_options_that_do_nothing_are_refused(folder, capsys, arguments, message)
 
 
 def test_results_of_an_older_version_are_named(folder, capsys):
-    utils.write_json("results/old/metrics.json", {"run": "old", "test": {"ratio": 0.1}})
+    files.write_json("results/old/metrics.json", {"run": "old", "test": {"mse_ratio": 0.1}})
     status, said = run_main(evaluate.main, ["--compare", "old"], capsys)
     assert status == 2
     assert "results/old/metrics.json: no recipe in it: damaged, or written by an older" in said

@@ -16,12 +16,24 @@ import scipy.ndimage
 from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
 from sklearn.model_selection import train_test_split
 
-import albmap
-import maps
 import prepare_data
-import projections
 import utils
-from utils import InputError
+from icesheet import albmap, files, map_files, projections
+from icesheet.command_line import InputError
+from icesheet.patches import (
+    SPLITS,
+    apply_split,
+    assign_blocks,
+    cut_patches,
+    describe_split,
+    find_patches_in_split,
+    join_patches,
+    read_patches,
+    split_patches,
+    write_patches,
+)
+from icesheet.scores import compute_errors, compute_rmse_m
+from icesheet.settings import PATCH_FILE_ATTRIBUTES, SCALES
 
 WINDOW_ARGUMENTS = ["--window", *SMALL_WINDOW]
 PLAIN_WINDOW = (0, 163 * 5000, 0, 122 * 5000)  # all of a plain map of 123 x 164 cells
@@ -31,7 +43,7 @@ def plain_map(shape=(90, 130), spacing_m=5000.0, x0=0.0, y0=0.0, **fields):
     """A map in memory: cells of 5 km from 0, ice 1 ... 2 km thick unless given."""
     rng = np.random.default_rng(0)
     fields = {"thk": 1000 + 1000 * rng.random(shape), "topg": -500 * rng.random(shape)} | fields
-    return maps.make_map(
+    return map_files.make_map(
         x0 + spacing_m * np.arange(shape[1]), y0 + spacing_m * np.arange(shape[0]), name="plain",
         **{name: None if field is None else np.asarray(field, np.float32)
            for name, field in fields.items()})
@@ -50,7 +62,7 @@ def write_plain_map(path, ice_map, attributes=None):
 
 def test_window_of_the_original_on_5_km_cells():
     ice_map = plain_map((1120, 1160), x0=-2802500, y0=-2802500)
-    y, x = prepare_data.window_slices(ice_map, prepare_data.WINDOW, 41)
+    y, x = prepare_data.find_window_slices(ice_map, prepare_data.WINDOW_M, 41)
     assert (y.stop - y.start, x.stop - x.start) == (410, 820)
     assert (ice_map["x"][x.start], ice_map["y"][y.start]) == (-1742500, -917500)
 
@@ -62,9 +74,9 @@ def test_a_window_of_whole_patches_keeps_them_all(spacing_m, cells):
     ice_map = plain_map((130, 130), spacing_m)
     edge = ice_map["x"][cells - 1]
     for window in ((0, edge, 0, edge), (0, round(edge, 1), 0, round(edge, 1))):
-        assert prepare_data.window_slices(ice_map, window, 41) == (slice(0, cells),) * 2
+        assert prepare_data.find_window_slices(ice_map, window, 41) == (slice(0, cells),) * 2
     with pytest.raises(InputError, match="is 40 cells of"):
-        prepare_data.window_slices(ice_map, (0, edge, 0, ice_map["y"][39]), 41)
+        prepare_data.find_window_slices(ice_map, (0, edge, 0, ice_map["y"][39]), 41)
 
 
 @pytest.mark.parametrize("window, message", [
@@ -75,33 +87,33 @@ def test_a_window_of_whole_patches_keeps_them_all(spacing_m, cells):
 ])
 def test_bad_windows_are_named(window, message):
     with pytest.raises(InputError, match=message):
-        prepare_data.window_slices(plain_map(), window, 41)
+        prepare_data.find_window_slices(plain_map(), window, 41)
 
 
 def test_patches_run_row_by_row_from_the_lowest_corner():
     y, x = np.mgrid[:82, :123]
-    patches = prepare_data.cut_patches(1000 * y + x, 41)
+    patches = cut_patches(1000 * y + x, 41)
     assert patches.shape == (6, 41, 41)
     assert patches[0, 0, 0] == 0
     assert patches[2, 0, 0] == 82  # second along x
     assert patches[3, 0, 0] == 41000  # then the next row
     assert patches[4, 2, 1] == 1000 * 43 + 42
     numbers = {"row": np.repeat([0, 1], 3), "column": np.tile([0, 1, 2], 2)}
-    np.testing.assert_array_equal(prepare_data.assemble(patches, numbers), 1000 * y + x)
+    np.testing.assert_array_equal(join_patches(patches, numbers), 1000 * y + x)
 
 
 # ---------------------------------------------------------------- splits
 
 
 def parts(rows=10, columns=20, method="random", test_size=0.3, seed=0, fold=()):
-    split = prepare_data.split_patches(rows, columns, method, test_size, seed, fold)
-    return {name: np.flatnonzero(split == i) for i, name in enumerate(utils.SPLITS)}
+    split = split_patches(rows, columns, method, test_size, seed, fold)
+    return {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
 
 
 def test_random_split_is_scikit_learns():
     found = parts()
     assert {name: len(numbers) for name, numbers in found.items()} == {
-        "train": 126, "validation": 14, "test": 60, "gap": 0}
+        "train": 126, "validation": 14, "test": 60, "buffer": 0}
     expected = train_test_split(np.arange(200), test_size=0.3, random_state=0)[1]
     np.testing.assert_array_equal(found["test"], np.sort(expected))
 
@@ -110,7 +122,7 @@ def test_random_split_is_scikit_learns():
 def test_block_split_keeps_test_patches_a_patch_away_from_training(seed):
     found = parts(method="block", seed=seed)
     assert len(found["test"]) == 60
-    blocks = prepare_data.block_numbers(10, 20)
+    blocks = assign_blocks(10, 20)
     for number in np.unique(blocks[found["test"]]):  # whole blocks
         assert np.isin(np.flatnonzero(blocks == number), found["test"]).all()
     learnt = np.concatenate([found["train"], found["validation"]])
@@ -118,7 +130,7 @@ def test_block_split_keeps_test_patches_a_patch_away_from_training(seed):
     for patch in learnt:
         row, column = divmod(patch, 20)
         assert np.maximum(abs(rows - row), abs(columns - column)).min() > 1
-    for patch in found["gap"]:  # nothing is thrown away that could be used
+    for patch in found["buffer"]:  # nothing is thrown away that could be used
         row, column = divmod(patch, 20)
         assert np.maximum(abs(rows - row), abs(columns - column)).min() == 1
 
@@ -152,7 +164,7 @@ def test_every_patch_is_held_out_in_one_fold_a_patch_away_from_training(folds):
 
 def test_more_folds_than_blocks():
     with pytest.raises(InputError, match="11 folds of 10 blocks"):
-        prepare_data.split_patches(10, 20, "block", 0.3, 0, (1, 11))
+        split_patches(10, 20, "block", 0.3, 0, (1, 11))
 
 
 def test_a_split_made_anew_keeps_the_fields_and_its_norms_know_only_training(folder):
@@ -160,21 +172,21 @@ def test_a_split_made_anew_keeps_the_fields_and_its_norms_know_only_training(fol
     thk[:, :164] = 2000.0  # of the two blocks the first has the thicker ice
     patches = prepare_data.make_patches(plain_map(thk.shape, thk=thk, topg=-thk), 2,
                                         window=(0, 327 * 5000, 0, 122 * 5000))
-    assert prepare_data.split_text(patches["data"]) == "random split"
+    assert describe_split(patches["data"]) == "random split"
     norms, test = [], []
     for fold in ((1, 2), (2, 2)):
-        prepare_data.write_patches("fold.nc", prepare_data.split_anew(patches, "block", fold))
-        again = prepare_data.read_patches("fold.nc")
+        write_patches("fold.nc", apply_split(patches, "block", fold))
+        again = read_patches("fold.nc")
         np.testing.assert_array_equal(again["thk"], patches["thk"])
-        np.testing.assert_array_equal(again["split"], prepare_data.split_patches(
+        np.testing.assert_array_equal(again["split"], split_patches(
             3, 8, "block", 0.3, 0, fold))
         data = again["data"]
         assert (data["split_method"], data["fold"]) == ("block", list(fold))
-        assert prepare_data.split_text(data) == f"block split, fold {fold[0]} of 2"
-        learnt = prepare_data.in_split(again, "train", "validation")
+        assert describe_split(data) == f"block split, fold {fold[0]} of 2"
+        learnt = find_patches_in_split(again, "train", "validation")
         norms.append(data["thk_norm_m"])
         assert norms[-1] == patches["thk"][learnt, -1].max() == data["topg_norm_m"]
-        test += list(prepare_data.in_split(again, "test"))
+        test += list(find_patches_in_split(again, "test"))
     assert sorted(norms) == [1000, 2000]
     assert sorted(test) == list(range(24))
     assert patches["data"]["split_method"] == "random"  # left as it was
@@ -185,10 +197,10 @@ def test_a_split_made_anew_keeps_the_fields_and_its_norms_know_only_training(fol
 
 def test_patch_file_describes_itself(small_patches, small_map, folder):
     data = small_patches["data"]
-    assert set(data) == {*prepare_data.DATA_KEYS, "crs"}
+    assert set(data) == {*PATCH_FILE_ATTRIBUTES, "crs"}
     assert data == data | {
-        "source": "small.nc", "source_sha256": utils.file_sha256(small_map), "source_title": "",
-        "citation": "made for the tests", "record": -1, "synthetic": False, "degrade": "bicubic",
+        "source": "small.nc", "source_sha256": files.hash_file(small_map), "source_title": "",
+        "citation": "made for the tests", "time_index": -1, "synthetic": False, "degrade": "bicubic",
         "split_method": "random", "fold": [], "test_size": 0.3, "seed": 0,
         "window": list(SMALL_WINDOW), "spacing_m": 5000, "crs": {}}
     assert small_patches["scale"] == 4
@@ -208,7 +220,7 @@ def test_patch_file_describes_itself(small_patches, small_map, folder):
 
 def three_records(path, small_map):
     """small_map as a file of three records: half its ice, all of it, half more."""
-    ice_map = maps.read_map(small_map)
+    ice_map = map_files.read_map(small_map)
     return write_map(path, {"time": 3, "y": 123, "x": 164}, {
         "time": (("time",), np.array([0.0, 366, 731]), {"units": "days since 2000-01-01"}),
         "x": (("x",), ice_map["x"], {"units": "m"}), "y": (("y",), ice_map["y"], {"units": "m"})}, {
@@ -226,10 +238,10 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
                 "--output", "made.nc"]
         monkeypatch.setattr(sys, "argv", ["/somewhere/prepare_data.py", *argv])
         prepare_data.main(argv)
-        made = prepare_data.read_patches("made.nc")
+        made = read_patches("made.nc")
         np.testing.assert_allclose(made["thk"][:, -1], small_patches["thk"][:, -1] * (0.5, 1, 1.5)[
             number])
-        assert made["data"]["record"] == number
+        assert made["data"]["time_index"] == number
         assert made["data"]["crs"] == projections.EPSG_3031
         said = capsys.readouterr().out
         assert f"three records.nc: record {number} of 3 (200{number}-01-01)" in said
@@ -240,7 +252,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
 
 
 def test_patches_hold_the_map_and_its_levels(small_patches, small_map):
-    ice_map = maps.read_map(small_map)
+    ice_map = map_files.read_map(small_map)
     last = small_patches["thk"][:, -1]
     np.testing.assert_array_equal(last[5], ice_map["thk"][41:82, 41:82])
     np.testing.assert_allclose(small_patches["x"][5], ice_map["x"][41:82])
@@ -262,9 +274,9 @@ def test_network_constants_come_from_training_patches_only():
 
 
 def test_patches_are_the_same_at_every_scale(small_map):
-    ice_map = maps.read_map(small_map)
+    ice_map = map_files.read_map(small_map)
     made = [prepare_data.make_patches(ice_map, scale, window=SMALL_WINDOW)
-            for scale in utils.SCALES]
+            for scale in SCALES]
     for patches in made[1:]:
         np.testing.assert_array_equal(patches["split"], made[0]["split"])
         np.testing.assert_array_equal(patches["thk"][:, -1], made[0]["thk"][:, -1])
@@ -273,7 +285,7 @@ def test_patches_are_the_same_at_every_scale(small_map):
 
 def test_a_map_without_bed_gives_patches_without_topg(folder, capsys):
     path = prepare_data.prepare(2, plain_map((123, 164), topg=None), window=PLAIN_WINDOW)
-    patches = prepare_data.read_patches(path)
+    patches = read_patches(path)
     assert patches["topg"] is None
     assert patches["data"]["topg_norm_m"] == 0
     assert "--channels thk" in capsys.readouterr().out
@@ -281,9 +293,9 @@ def test_a_map_without_bed_gives_patches_without_topg(folder, capsys):
 
 def test_what_is_no_file_of_patches_is_named(folder, small_map):
     with pytest.raises(InputError, match="small.nc: not a file of patches"):
-        prepare_data.read_patches(small_map)
+        read_patches(small_map)
     with pytest.raises(InputError, match="absent.nc: no such file"):
-        prepare_data.read_patches("absent.nc")
+        read_patches("absent.nc")
 
 
 @pytest.mark.parametrize("expected, changes", [
@@ -308,87 +320,87 @@ def test_maps_that_fit_antarctica(expected, changes):
 def wide_map(folder):
     """A file whose 104 x 206 cells of 20 km are all of the default window: 10 patches."""
     return write_plain_map(folder / "wide.nc", plain_map(
-        (104, 206), 20e3, prepare_data.WINDOW[0], prepare_data.WINDOW[2]))
+        (104, 206), 20e3, prepare_data.WINDOW_M[0], prepare_data.WINDOW_M[2]))
 
 
 def settings_of(patches, path):
-    """As much of the settings of a run on these patches as find_patches looks at."""
+    """As much of the settings of a run on these patches as load_or_make_patches looks at."""
     return {"patches": str(path), "data": patches["data"]}
 
 
 def test_runs_of_a_scale_share_their_patches(small_patches, small_map, folder):
     shared = folder / "data" / "patches_x4.nc"
     for run, input_file in (("x4", small_map), ("wide", small_map), ("wide", None)):
-        path, patches = prepare_data.find_patches(run, 4, input_file, synthetic=False)
+        path, patches = prepare_data.load_or_make_patches(run, 4, input_file, synthetic=False)
         assert path.resolve() == shared
         np.testing.assert_array_equal(patches["thk"], small_patches["thk"])
     shared.rename(folder / "data" / "patches_x8.nc")
     with pytest.raises(InputError, match="patches_x8.nc: made for scale 4, not 8"):
-        prepare_data.find_patches("x8", 8)
+        prepare_data.load_or_make_patches("x8", 8)
 
 
 def test_patches_of_another_map_are_left_alone(small_patches, wide_map, folder, capsys):
     shared = folder / "data" / "patches_x4.nc"
     before = shared.read_bytes()
-    path, patches = prepare_data.find_patches("x4", 4, wide_map)
-    assert path.name == f"patches_x4_{utils.file_sha256(wide_map)[:8]}.nc"
+    path, patches = prepare_data.load_or_make_patches("x4", 4, wide_map)
+    assert path.name == f"patches_x4_{files.hash_file(wide_map)[:8]}.nc"
     assert "comes from another map" in capsys.readouterr().out
     assert (patches["data"]["source"], len(patches["row"])) == ("wide.nc", 10)
     assert shared.read_bytes() == before
     made = path.stat().st_mtime_ns
-    assert prepare_data.find_patches("wide", 4, wide_map)[0] == path  # for every run on that map
+    assert prepare_data.load_or_make_patches("wide", 4, wide_map)[0] == path  # for every run on that map
     assert path.stat().st_mtime_ns == made
-    assert prepare_data.find_patches("x4", 4)[0].resolve() == shared
+    assert prepare_data.load_or_make_patches("x4", 4)[0].resolve() == shared
 
 
 def test_patches_that_are_named(small_patches, small_map, wide_map, folder):
     """--patches FILE: these and no others, whatever else there is."""
-    prepare_data.write_patches("mine.nc", prepare_data.split_anew(small_patches, "random") | {
+    write_patches("mine.nc", apply_split(small_patches, "random") | {
         "data": small_patches["data"] | {"seed": 7}})
     for input_file in (None, small_map):
-        path, patches = prepare_data.find_patches("wide", 4, input_file, "mine.nc")
+        path, patches = prepare_data.load_or_make_patches("wide", 4, input_file, "mine.nc")
         assert (str(path), patches["data"]["seed"]) == ("mine.nc", 7)
     with pytest.raises(InputError, match="mine.nc: not of the map .*wide.nc"):
-        prepare_data.find_patches("wide", 4, wide_map, "mine.nc")
+        prepare_data.load_or_make_patches("wide", 4, wide_map, "mine.nc")
     with pytest.raises(InputError, match="mine.nc: made for scale 4, not 8"):
-        prepare_data.find_patches("wide", 8, None, "mine.nc")
+        prepare_data.load_or_make_patches("wide", 8, None, "mine.nc")
     with pytest.raises(InputError, match="absent.nc: no such file"):
-        prepare_data.find_patches("wide", 4, None, "absent.nc")
+        prepare_data.load_or_make_patches("wide", 4, None, "absent.nc")
     trained = settings_of(small_patches, "data/patches_x4.nc")
     with pytest.raises(InputError, match="mine.nc: .*not what run wide was trained on"):
-        prepare_data.find_patches("wide", 4, None, "mine.nc", trained=trained)
+        prepare_data.load_or_make_patches("wide", 4, None, "mine.nc", trained=trained)
 
 
 def test_a_run_with_a_name_gets_the_synthetic_sheet_only_when_asked(folder, small_sheet, capsys):
     with pytest.raises(InputError, match="patches_x4.nc: no patches of a map there.*--synthetic"):
-        prepare_data.find_patches("wide", 4, synthetic=False)
+        prepare_data.load_or_make_patches("wide", 4, synthetic=False)
     assert not list(folder.iterdir())
-    path, patches = prepare_data.find_patches("x4", 4)  # a run without a name: the first command
+    path, patches = prepare_data.load_or_make_patches("x4", 4)  # a run without a name: the first command
     assert (path.name, patches["data"]["synthetic"]) == ("patches_x4.nc", True)
     assert "SYNTHETIC" in capsys.readouterr().out
     with pytest.raises(InputError, match="patches_x4.nc: patches of the synthetic ice sheet.*"
                                          "--synthetic to train on them"):
-        prepare_data.find_patches("wide", 4, synthetic=False)
-    assert prepare_data.find_patches("wide", 4, synthetic=True)[0] == path
+        prepare_data.load_or_make_patches("wide", 4, synthetic=False)
+    assert prepare_data.load_or_make_patches("wide", 4, synthetic=True)[0] == path
     # Once trained on it the run goes on with it, and evaluates.
     trained = settings_of(patches, path)
     for synthetic in (None, True, False):
-        assert prepare_data.find_patches("wide", 4, synthetic=synthetic, trained=trained)[0] == path
+        assert prepare_data.load_or_make_patches("wide", 4, synthetic=synthetic, trained=trained)[0] == path
 
 
 def test_the_synthetic_sheet_beside_patches_of_a_map(small_patches, small_sheet):
-    path, patches = prepare_data.find_patches("wide", 4, synthetic=True)
+    path, patches = prepare_data.load_or_make_patches("wide", 4, synthetic=True)
     assert (path.name, patches["data"]["synthetic"]) == ("patches_x4_synthetic.nc", True)
 
 
 def test_a_map_that_says_it_is_synthetic_will_do_where_it_is_given(folder):
     path = write_plain_map(folder / "made_up.nc", plain_map(
-        (104, 206), 20e3, prepare_data.WINDOW[0], prepare_data.WINDOW[2]), {"synthetic": "yes"})
+        (104, 206), 20e3, prepare_data.WINDOW_M[0], prepare_data.WINDOW_M[2]), {"synthetic": "yes"})
     for _ in range(2):  # made, then found
-        made, patches = prepare_data.find_patches("wide", 4, path, synthetic=False)
+        made, patches = prepare_data.load_or_make_patches("wide", 4, path, synthetic=False)
         assert patches["data"]["synthetic"] is True
     for synthetic, again in ((None, None), (False, None), (False, path)):  # evaluated, resumed
-        assert prepare_data.find_patches("wide", 4, again, synthetic=synthetic,
+        assert prepare_data.load_or_make_patches("wide", 4, again, synthetic=synthetic,
                                          trained=settings_of(patches, made))[0] == made
 
 
@@ -398,21 +410,21 @@ def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_m
     thk = np.linspace(500, 2500, 123 * 328).reshape(123, 328)
     blocks = write_plain_map(folder / "blocks.nc", plain_map(thk.shape, thk=thk, topg=-thk))
     for path, patches in (
-            (records, prepare_data.make_patches(maps.read_map(records, 1), 4, test_size=0.5,
+            (records, prepare_data.make_patches(map_files.read_map(records, 1), 4, test_size=0.5,
                                                 seed=3, window=SMALL_WINDOW)),
-            (blocks, prepare_data.split_anew(prepare_data.make_patches(
-                maps.read_map(blocks), 4, "area", window=(0, 327 * 5000, 0, 122 * 5000)),
+            (blocks, apply_split(prepare_data.make_patches(
+                map_files.read_map(blocks), 4, "area", window=(0, 327 * 5000, 0, 122 * 5000)),
                 "block", (2, 2)))):
         trained = settings_of(patches, "data/patches_x4.nc")
         with pytest.raises(InputError, match=f"no patches of {path.name} there"):
-            prepare_data.find_patches("tiny", 4, trained=trained)
-        again = prepare_data.find_patches("tiny", 4, path, trained=trained)[1]
+            prepare_data.load_or_make_patches("tiny", 4, trained=trained)
+        again = prepare_data.load_or_make_patches("tiny", 4, path, trained=trained)[1]
         assert again["data"] == patches["data"]
         for name in ("thk", "topg", "split"):
             np.testing.assert_array_equal(again[name], patches[name])
         # Beside patches of others it gets a file of its own.
-        prepare_data.prepare(4, maps.read_map(small_map), window=SMALL_WINDOW)
-        own, again = prepare_data.find_patches("tiny", 4, path, trained=trained)
+        prepare_data.prepare(4, map_files.read_map(small_map), window=SMALL_WINDOW)
+        own, again = prepare_data.load_or_make_patches("tiny", 4, path, trained=trained)
         assert own.name == "patches_tiny.nc"
         assert again["data"] == patches["data"]
         for each in (folder / "data").iterdir():
@@ -422,10 +434,10 @@ def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_m
 def test_a_trained_run_knows_its_map_by_the_checksum(small_patches, small_map, wide_map, folder):
     trained = settings_of(small_patches, "data/patches_x4.nc")
     with pytest.raises(InputError, match="tiny was trained on small.nc, not on .*wide.nc"):
-        prepare_data.find_patches("tiny", 4, wide_map, trained=trained)
+        prepare_data.load_or_make_patches("tiny", 4, wide_map, trained=trained)
     (folder / "data" / "patches_x4.nc").unlink()
     (folder / "renamed.nc").write_bytes(small_map.read_bytes())
-    path, patches = prepare_data.find_patches("tiny", 4, "renamed.nc", trained=trained)
+    path, patches = prepare_data.load_or_make_patches("tiny", 4, "renamed.nc", trained=trained)
     assert patches["data"] == small_patches["data"]
     np.testing.assert_array_equal(patches["thk"], small_patches["thk"])
     assert path.name == "patches_x4.nc"
@@ -437,7 +449,7 @@ def test_a_trained_run_knows_its_map_by_the_checksum(small_patches, small_map, w
 @functools.cache
 def read_once(path):
     """A real grid, read for all tests."""
-    return maps.read_map(path)
+    return map_files.read_map(path)
 
 
 BEDMACHINE, ALBMAP = "antarctica_bedmachine_5km.nc", "antarctica_albmap_5km.nc"
@@ -451,13 +463,13 @@ BEDMACHINE, ALBMAP = "antarctica_bedmachine_5km.nc", "antarctica_albmap_5km.nc"
     (ALBMAP, 8, 1.51e-3, None, None, None), (ALBMAP, 16, 3.29e-3, None, None, None)])
 def test_reference_figures(real_grid, name, scale, mse, rmse_m, test_mse, base_rmse_m):
     patches = prepare_data.make_patches(read_once(real_grid(name)), scale)
-    (thk, topg), test = (patches["thk"], patches["topg"]), prepare_data.in_split(patches, "test")
+    (thk, topg), test = (patches["thk"], patches["topg"]), find_patches_in_split(patches, "test")
     assert thk.shape == (200, scale.bit_length(), 41, 41)
     thk_max_m = patches["data"]["thk_max_m"]
     assert thk_max_m == pytest.approx(4375.6 if name == BEDMACHINE else 4308.9, abs=0.1)
 
     def of_input(numbers):
-        return utils.errors(thk[numbers, 0], thk[numbers, -1], thk_max_m, 5000)
+        return compute_errors(thk[numbers, 0], thk[numbers, -1], thk_max_m, 5000)
 
     found = of_input(slice(None))
     assert found["mse"] == pytest.approx(mse, rel=0.005)
@@ -466,8 +478,8 @@ def test_reference_figures(real_grid, name, scale, mse, rmse_m, test_mse, base_r
     if test_mse:
         assert of_input(test)["mse"] == pytest.approx(test_mse, rel=0.005)
     if base_rmse_m:
-        base = utils.surface_base(np.maximum(thk[:, 0], 0), topg[:, 0], topg[:, -1])
-        assert utils.rmse_m(base, thk[:, -1]) == pytest.approx(base_rmse_m, abs=0.06)
+        base = utils.surface_minus_bed(np.maximum(thk[:, 0], 0), topg[:, 0], topg[:, -1])
+        assert compute_rmse_m(base, thk[:, -1]) == pytest.approx(base_rmse_m, abs=0.06)
 
 
 def test_native_8_km_map_cell_means_blocks(real_grid):
@@ -477,7 +489,7 @@ def test_native_8_km_map_cell_means_blocks(real_grid):
     assert thk.shape == (13 * 15, 3, 48, 48)  # the whole continent: all of its ice
     assert (thk[:, -1] > 0).sum() == (ice_map["thk"] > 0).sum()
     fine = thk[:, -1].astype(float)
-    coarse = utils.reduce_fields(fine, 4, "area")
+    coarse = utils.coarsen_fields(fine, 4, "area")
     np.testing.assert_allclose(coarse.mean(axis=(1, 2)), fine.mean(axis=(1, 2)), rtol=1e-6)
 
 
@@ -486,7 +498,7 @@ def test_native_8_km_map_cell_means_blocks(real_grid):
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return prepare_data.synthetic_map()
+    return prepare_data.make_synthetic_map()
 
 
 def radial_slope(field, spacing_m, longest_m, shortest_m):
@@ -515,7 +527,7 @@ def test_synthetic_bed_has_a_realistic_spectrum(synthetic):
 
 def test_synthetic_sheet_has_cells_of_all_types(synthetic):
     thk, topg = synthetic["thk"], synthetic["topg"]
-    kind = utils.cell_type(thk, topg)
+    kind = utils.classify_cells(thk, topg)
     for name, low, high in (("grounded_ice", 0.6, 0.9), ("floating_ice", 0.02, 0.2),
                             ("ocean", 0.05, 0.3), ("ice_free_land", 0.0005, 0.05)):
         assert low < np.mean(kind == utils.CELL_TYPES.index(name)) < high, name
@@ -525,7 +537,7 @@ def test_synthetic_sheet_has_cells_of_all_types(synthetic):
 
 def test_synthetic_surface_is_smooth_over_a_rough_bed(synthetic):
     thk, topg = synthetic["thk"], synthetic["topg"]
-    usrf = utils.upper_surface(thk, topg)
+    usrf = utils.surface_from_thickness(thk, topg)
     inland = scipy.ndimage.binary_erosion(thk > 500, iterations=30)
     roughness = {name: np.abs(scipy.ndimage.laplace(field))[inland].mean()
                  for name, field in {"bed": topg, "surface": usrf}.items()}
@@ -534,9 +546,9 @@ def test_synthetic_surface_is_smooth_over_a_rough_bed(synthetic):
 
 
 def test_synthetic_sheet_is_reproducible(synthetic):
-    again, other = prepare_data.synthetic_map(), prepare_data.synthetic_map(seed=1)
+    again, other = prepare_data.make_synthetic_map(), prepare_data.make_synthetic_map(seed=1)
     np.testing.assert_array_equal(again["thk"], synthetic["thk"])
-    assert not synthetic["unknown"].any()  # all that a map has: it can be refined
+    assert not synthetic["no_data"].any()  # all that a map has: it can be refined
     assert (synthetic["synthetic"], synthetic["spacing_m"]) == (True, 5000)
     assert np.mean(other["thk"] != synthetic["thk"]) > 0.5
 
@@ -597,7 +609,7 @@ def test_download_is_unpacked_checked_and_kept(server, folder, capsys):
     assert sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*")) == [
         "data", "data/ALBMAPv1.nc", "x.nc"]
     assert (folder / "x.nc").read_text() == "the user's own"
-    assert maps.read_map(path)["thk"].max() == 4400
+    assert map_files.read_map(path)["thk"].max() == 4400
     assert "doi:10.1594/PANGAEA.734145" in capsys.readouterr().out
     assert albmap.download_albmap("http://127.0.0.1:1/never") == path  # there already
 
@@ -670,7 +682,7 @@ def test_the_default_output_is_checked_too(folder, small_map, capsys):
 
 
 def test_an_output_that_is_the_map_is_refused_before_a_long_read(folder, monkeypatch):
-    monkeypatch.setattr(prepare_data, "find_map", None)
+    monkeypatch.setattr(prepare_data, "load_map", None)
     with pytest.raises(InputError, match="map.nc: this is ./map.nc, which is read"):
         prepare_data.main(["--input", "./map.nc", "--output", "map.nc"])
 
@@ -689,7 +701,7 @@ def test_missing_cells_are_told(capsys):
     thk = np.full((4, 5), 500.0)
     thk[0], thk[1, :2], topg = np.nan, -3, np.full((4, 5), -9.0)
     topg[0, :2] = np.nan
-    prepare_data.print_map_notes(plain_map(thk.shape, thk=thk, topg=topg))
+    map_files.print_map_summary(plain_map(thk.shape, thk=thk, topg=topg))
     assert capsys.readouterr().out.splitlines() == [
         "plain: 5 cells have no thickness: 2 of them unknown, the others without ice",
         "plain: 2 cells have negative thickness: zero ice"]

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK, REPOSITORY, SMALL_WINDOW, example_settings, run_main, write_map
+from conftest import (QUICK, REPOSITORY, SMALL_WINDOW, example_settings, load_state, run_main,
+                      write_map)
 
 import evaluate
 import model
 import prepare_data
-import runs
 import train
 import utils
-from model import tf  # not by itself: model says which kernels it takes
-from utils import InputError
+from icesheet import checkpoints, crops, device, files
+from icesheet.command_line import InputError
+from icesheet.device import tf
+from icesheet.patches import find_patches_in_split, join_patches, make_chain_inputs, read_patches
+from icesheet.scores import METRICS_SCHEMA, compute_rmse_m
+from icesheet.settings import SETTING_DESCRIPTIONS
 
 
 def settings_of(*argv):
@@ -34,26 +38,26 @@ def settings_of(*argv):
 def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
     settings = settings_of("--scale", scale, "--recipe", "original")
     expected = {
-        "epochs": epochs, "learning_rate": rate, "schedule": "constant", "weights": "normal",
-        "adam_epsilon": 1e-8, "base": "none", "consistency": False, "gradients": "stage",
+        "epochs": epochs, "learning_rate": rate, "schedule": "constant", "initializer": "normal",
+        "adam_epsilon": 1e-8, "first_guess": "none", "consistency": False, "gradients": "stage",
         "grid": "fine", "padding": "CONSTANT", "loss": "mse", "channels": "thk+topg",
-        "correction_m": None, "filters": [64, 32], "kernels": [9, 1, 5], "bed_levels": 1,
-        "batch_size": 80, "augment": False, "average_turns": False, "validation": False}
+        "output_scale_m": None, "filters": [64, 32], "kernels": [9, 1, 5], "bed_levels": 1,
+        "batch_size": 80, "augment": False, "self_ensemble": False, "validation": False}
     assert {key: settings[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("recipe", list(train.RECIPES))
 def test_every_setting_has_its_meaning_and_only_those(folder, recipe):
-    """model.SETTINGS is what settings.json has: patches, data and versions come with the data."""
+    """settings.SETTING_DESCRIPTIONS is what settings.json has: patches, data and versions come with the data."""
     settings = settings_of("--scale", "8", "--recipe", recipe)
-    assert set(settings) | {"patches", "data", "versions", "uncertainty"} == set(model.SETTINGS)
-    assert set(example_settings()) | {"uncertainty"} == set(model.SETTINGS)
+    assert set(settings) | {"patches", "data", "versions", "uncertainty"} == set(SETTING_DESCRIPTIONS)
+    assert set(example_settings()) | {"uncertainty"} == set(SETTING_DESCRIPTIONS)
 
 
 def test_command_line_changes_the_recipe(folder):
-    settings = settings_of("--scale", "4", "--base", "none", "--channels", "thk", "--epochs", "7",
+    settings = settings_of("--scale", "4", "--first-guess", "none", "--channels", "thk", "--epochs", "7",
                            "--lr", "0.5", "--batch-size", "3", "--seed", "9", "--run", "mine")
-    expected = {"base": "none", "channels": "thk", "epochs": 7, "learning_rate": 0.5,
+    expected = {"first_guess": "none", "channels": "thk", "epochs": 7, "learning_rate": 0.5,
                 "batch_size": 3, "seed": 9, "run": "mine"}
     assert {key: settings[key] for key in expected} == expected
     assert train.parse_arguments([]).run == "x8"
@@ -75,23 +79,23 @@ def numbered_patches(rows, columns, side=8):
     window = np.arange(rows * columns * side**2, dtype=np.float32).reshape(
         rows * side, columns * side)
     fields = window.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
-    thk = np.stack(utils.make_levels(fields, 4, "area", "fine"), axis=1)
+    thk = np.stack(utils.build_levels(fields, 4, "area", "fine"), axis=1)
     row, column = np.divmod(np.arange(rows * columns), columns)
     return {"thk": thk, "topg": -thk, "row": row, "column": column,
             "x": np.zeros((rows * columns, side)), "y": np.zeros((rows * columns, side))}
 
 
 def draw(*arguments):
-    """train.draw_patches on the fine cells: thk, topg (patch, level, y, x)."""
-    return [np.stack(levels, axis=1) for levels in train.draw_patches(*arguments)]
+    """crops.draw_training_patches on the fine cells: thk, topg (patch, level, y, x)."""
+    return [np.stack(levels, axis=1) for levels in crops.draw_training_patches(*arguments)]
 
 
-DRAW = example_settings(seed=1, base="bicubic", grid="fine", data={"degrade": "area"})
+DRAW = example_settings(seed=1, first_guess="bicubic", grid="fine", data={"degrade": "area"})
 
 
 def test_patches_are_drawn_from_seed_and_epoch_alone():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers, DRAW)
+    places = crops.find_crop_positions(patches, numbers, DRAW)
     drawn = draw(patches, numbers, places, DRAW, 5)[0]
     again = draw(patches, numbers, places, DRAW, 5)[0]
     np.testing.assert_array_equal(again, drawn)
@@ -110,8 +114,8 @@ def test_patches_are_drawn_from_seed_and_epoch_alone():
 
 def test_drawn_patches_are_pieces_of_the_window_turned_with_their_levels_and_bed():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers, DRAW)
-    window = prepare_data.assemble(patches["thk"][:, -1], patches)
+    places = crops.find_crop_positions(patches, numbers, DRAW)
+    window = join_patches(patches["thk"][:, -1], patches)
     pieces = {}  # the eight turns of the 8 x 8 piece at each place
     for y, x in np.ndindex(17, 25):
         piece = window[y:y + 8, x:x + 8]
@@ -122,7 +126,7 @@ def test_drawn_patches_are_pieces_of_the_window_turned_with_their_levels_and_bed
     for epoch in range(1, 9):
         thk, topg = draw(patches, numbers, places, DRAW, epoch)
         found |= {pieces[patch.tobytes()] for patch in thk[:, -1]}
-        levels = np.stack(utils.make_levels(thk[:, -1], 4, "area", "fine"), axis=1)
+        levels = np.stack(utils.build_levels(thk[:, -1], 4, "area", "fine"), axis=1)
         np.testing.assert_allclose(thk, levels, rtol=1e-6)
         np.testing.assert_array_equal(topg, -thk)
     assert len(found) > 60  # of 96 drawn
@@ -131,9 +135,9 @@ def test_drawn_patches_are_pieces_of_the_window_turned_with_their_levels_and_bed
 def test_drawn_patches_have_their_levels_on_their_own_cells():
     """Of the same pieces as on the fine cells: each level the means of the last."""
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers, DRAW)
+    places = crops.find_crop_positions(patches, numbers, DRAW)
     for settings in (DRAW, DRAW | {"augment": False}):
-        thk, topg = train.draw_patches(patches, numbers, places, settings | {"grid": "own"}, 5)
+        thk, topg = crops.draw_training_patches(patches, numbers, places, settings | {"grid": "level"}, 5)
         fine = draw(patches, numbers, places, settings, 5)[0]
         np.testing.assert_array_equal(thk[-1], fine[:, -1])
         for level, n in zip(thk, (2, 4, 8), strict=True):
@@ -147,7 +151,7 @@ def test_drawn_patches_never_touch_a_patch_that_is_held_out():
     """Of 3 x 4 patches of 8 x 8 cells the test holds out the one at row 1, column 1."""
     patches = numbered_patches(3, 4)
     numbers = np.delete(np.arange(12), 5)
-    places = train.find_places(patches, numbers, DRAW)
+    places = crops.find_crop_positions(patches, numbers, DRAW)
     assert [tuple(place) for place in places[0]] == [(0, x, 1) for x in range(5)] + [
         (y, 0, 1) for y in range(1, 5)]  # the corner patch can go along the edges alone
     held_out = set(patches["thk"][5, -1].ravel())
@@ -160,11 +164,11 @@ def test_patches_of_twice_the_spacing_are_means_of_four_cells_of_the_training_pa
     """Of 3 x 5 patches the last column is held out: 16 x 16 cells go anywhere in the rest."""
     patches = numbered_patches(3, 5)
     numbers = np.delete(np.arange(15), [4, 9, 14])
-    settings = DRAW | {"spacings": [2]}
-    places = train.find_places(patches, numbers, settings)
+    settings = DRAW | {"crop_factors": [2]}
+    places = crops.find_crop_positions(patches, numbers, settings)
     centre = places[list(numbers).index(6)]  # cells 8 to 16 both ways: 16 wide around them, +- 4
     assert sorted(map(tuple, centre)) == [(y, x, 2) for y in range(9) for x in range(9)]
-    window = prepare_data.assemble(patches["thk"][:, -1], patches)
+    window = join_patches(patches["thk"][:, -1], patches)
     means = {}
     for y, x in np.ndindex(9, 25):
         piece = window[y:y + 16, x:x + 16].reshape(8, 2, 8, 2).mean(axis=(1, 3))
@@ -175,7 +179,7 @@ def test_patches_of_twice_the_spacing_are_means_of_four_cells_of_the_training_pa
         assert all(means[np.sort(patch.ravel()).tobytes()] <= 16 for patch in thk[:, -1])
         np.testing.assert_array_equal(topg, -thk)
 
-    both = train.find_places(patches, numbers, DRAW | {"spacings": [1, 2, 4]})  # 4: does not fit
+    both = crops.find_crop_positions(patches, numbers, DRAW | {"crop_factors": [1, 2, 4]})  # 4: does not fit
     for place, wide in zip(both, places, strict=True):
         assert {times for *_, times in place} == {1, 2}
         assert (place[:, 2] == 2).sum() == len(wide)
@@ -185,7 +189,7 @@ def test_patches_with_no_room_for_a_wider_spacing_are_drawn_at_the_map_s_own():
     """Every window of 8, 16 or 24 cells around a patch that holds no cell that is held out."""
     patches = numbered_patches(4, 5)
     numbers = np.delete(np.arange(20), [3, 10])
-    allowed = prepare_data.assemble(np.isin(np.arange(20), numbers)[:, None, None]
+    allowed = join_patches(np.isin(np.arange(20), numbers)[:, None, None]
                                     * np.ones((8, 8), bool), patches)
 
     def room(number, times):
@@ -198,7 +202,7 @@ def test_patches_with_no_room_for_a_wider_spacing_are_drawn_at_the_map_s_own():
 
     n_without = 0
     for spacings in ([2, 3], [3], [1, 2]):
-        places = train.find_places(patches, numbers, DRAW | {"spacings": spacings})
+        places = crops.find_crop_positions(patches, numbers, DRAW | {"crop_factors": spacings})
         for number, found in zip(numbers, places, strict=True):
             expected = [place for times in spacings for place in room(number, times)]
             n_without += not expected
@@ -206,8 +210,8 @@ def test_patches_with_no_room_for_a_wider_spacing_are_drawn_at_the_map_s_own():
             assert len(found)
     assert 5 < n_without < 30
     one_row = numbered_patches(1, 5)  # 8 cells high: no wider spacing fits at all
-    for settings in (DRAW | {"spacings": [2, 3]}, DRAW):
-        places = train.find_places(one_row, np.arange(5), settings)
+    for settings in (DRAW | {"crop_factors": [2, 3]}, DRAW):
+        places = crops.find_crop_positions(one_row, np.arange(5), settings)
         assert [sorted(map(tuple, found)) for found in places] == [
             [(0, x, 1) for x in range(max(8 * n - 4, 0), min(8 * n + 4, 32) + 1)]
             for n in range(5)]
@@ -218,7 +222,7 @@ def test_thinner_ice_by_hand():
     thk = np.full((400, 1, 4), [1000, 500, 0, 300], np.float32)
     topg = np.full((400, 1, 4), [0, 100, -50, -250], np.float32)
     before = thk.copy(), topg.copy()
-    found, bed = train.make_thinner([thk, topg], 0.4, np.random.default_rng(0))
+    found, bed = crops.augment_thin_ice([thk, topg], 0.4, np.random.default_rng(0))
     np.testing.assert_array_equal((thk, topg), before)
     thinned = (found != thk).any(axis=(1, 2))
     assert 0.3 < thinned.mean() < 0.5
@@ -239,13 +243,13 @@ def test_thinner_ice_by_hand():
 
 def test_thinning_reaches_the_drawn_patches_and_their_levels():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
-    places = train.find_places(patches, numbers, DRAW)
+    places = crops.find_crop_positions(patches, numbers, DRAW)
     plain = draw(patches, numbers, places, DRAW, 5)
-    thk, topg = draw(patches, numbers, places, DRAW | {"thinned": 0.5}, 5)
+    thk, topg = draw(patches, numbers, places, DRAW | {"thin_ice_share": 0.5}, 5)
     changed = (thk != plain[0]).any(axis=(1, 2, 3))
     assert 0 < changed.sum() < 12
     assert (thk[:, -1] <= plain[0][:, -1] + 1e-3).all() and not np.array_equal(topg, plain[1])
-    levels = np.stack(utils.make_levels(thk[:, -1], 4, "area", "fine"), axis=1)
+    levels = np.stack(utils.build_levels(thk[:, -1], 4, "area", "fine"), axis=1)
     np.testing.assert_allclose(thk, levels, rtol=1e-5, atol=1e-3)
 
 
@@ -253,7 +257,7 @@ def test_thinning_reaches_the_drawn_patches_and_their_levels():
 
 
 def random_fields(grid, n=6, size=16):
-    """Thickness and bed at every level of a 4x chain, as draw_patches gives them: two lists."""
+    """Thickness and bed at every level of a 4x chain, as draw_training_patches gives them: two lists."""
     rng = np.random.default_rng(0)
     sizes = (size, size, size) if grid == "fine" else (size // 4, size // 2, size)
     return [[tf.constant(rng.uniform(*extent, (n, side, side)), tf.float32) for side in sizes]
@@ -263,25 +267,25 @@ def random_fields(grid, n=6, size=16):
 def small_chain(grid, **changes):
     """Settings and layers of a chain whose stages learn by themselves, as in the original."""
     settings = example_settings(grid=grid, **{
-        "base": "bicubic", "consistency": False, "gradients": "stage", "correction_m": None,
-        "filters": [4], "kernels": [3, 3], "weights": "normal"} | changes,
+        "first_guess": "bicubic", "consistency": False, "gradients": "stage", "output_scale_m": None,
+        "filters": [4], "kernels": [3, 3], "initializer": "normal"} | changes,
         data={"thk_norm_m": 3000.0, "topg_norm_m": 1000.0, "degrade": "area"})
     return settings, model.build_layers(settings)
 
 
 def adam(layers, rate):
-    """Adam for these layers, as make_state has it: built before anything is compiled."""
+    """Adam for these layers, as build_objects has it: built before anything is compiled."""
     optimizer = tf.keras.optimizers.Adam(rate)
     optimizer.build(model.list_weights(layers))
     return optimizer
 
 
-@pytest.mark.parametrize("grid", ["fine", "own"])
+@pytest.mark.parametrize("grid", ["fine", "level"])
 def test_one_step_is_an_adam_step_of_each_stage_on_its_own_mse(grid):
     settings, layers = small_chain(grid)
     expected = model.build_layers(settings)
     thk, topg = random_fields(grid)
-    step = train.make_step(layers, adam(layers, 1e-2), settings)
+    step = train.make_train_step(layers, adam(layers, 1e-2), settings)
     mse = step(thk, topg).numpy()
 
     before = thk[0]
@@ -310,12 +314,12 @@ def test_what_is_made_small_by_hand():
     for loss, slope in (
             ("mse", 3000 * 2 * (30 - 400) / 2 / 3000**2),  # d/db of mean square over 3000 m squared
             ("rmse", 3000 * (30 / np.sqrt(901) - 400 / np.sqrt(160001)) / 2)):
-        settings, layers = small_chain("own", scale=2, loss=loss, filters=[], kernels=[1],
-                                       weights="he")
+        settings, layers = small_chain("level", scale=2, loss=loss, filters=[], kernels=[1],
+                                       initializer="he")
         bias = layers["stage1"]["conv1"].bias
         optimizer = tf.keras.optimizers.SGD(1.0)
         optimizer.build(model.list_weights(layers))
-        mse = train.make_step(layers, optimizer, settings)([tf.constant(level) for level in thk],
+        mse = train.make_train_step(layers, optimizer, settings)([tf.constant(level) for level in thk],
                                                            [tf.constant(bed) for bed in topg])
         np.testing.assert_allclose(mse, [(30**2 + 400**2) / 2], rtol=1e-5)
         np.testing.assert_allclose(bias, [-slope], rtol=1e-3)
@@ -323,43 +327,43 @@ def test_what_is_made_small_by_hand():
 
 def test_loss_of_a_perfect_patch_has_a_gradient():
     """The root of no error at all has a slope without end; 1 m2 more has not."""
-    settings, layers = small_chain("own", scale=2, loss="rmse", weights="he")
+    settings, layers = small_chain("level", scale=2, loss="rmse", initializer="he")
     flat = [tf.fill((1, n, n), 1000.0) for n in (4, 8)]
     optimizer = tf.keras.optimizers.SGD(1.0)
     optimizer.build(model.list_weights(layers))
     before = [weight.numpy() for weight in model.list_weights(layers)]
-    assert train.make_step(layers, optimizer, settings)(flat, flat).numpy() == [0]
+    assert train.make_train_step(layers, optimizer, settings)(flat, flat).numpy() == [0]
     for weight, same in zip(model.list_weights(layers), before, strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
 def test_errors_of_stages_and_patches_by_hand():
-    settings, layers = small_chain("own", weights="he")  # untrained: its base
+    settings, layers = small_chain("level", initializer="he")  # untrained: its base
     thk = [tf.constant(np.float32(np.reshape(means, (2, 1, 1)) * np.ones((2, n, n))))
            for means, n in (((100, 500), 2), ((110, 500), 4), ((70, 540), 8))]
-    errors = train.stage_errors(layers, thk, [0 * level for level in thk], settings)
+    errors = train.compute_stage_mse(layers, thk, [0 * level for level in thk], settings)
     np.testing.assert_allclose(errors, [[10**2, 0], [30**2, 40**2]], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("grid", ["fine", "own"])
+@pytest.mark.parametrize("grid", ["fine", "level"])
 def test_epoch_sees_every_patch_once_the_last_smaller_batch_too(grid):
     """At a learning rate of 0 the epoch's RMSE is that of all 6 patches, in batches of 4 and 2."""
     settings, layers = small_chain(grid)
     thk, topg = random_fields(grid)
-    step = train.make_step(layers, adam(layers, 0.0), settings)
-    rmse_m, finite = train.make_epoch(step, layers, settings)(thk, topg)
+    step = train.make_train_step(layers, adam(layers, 0.0), settings)
+    rmse_m, finite = train.compile_epoch(step, layers, settings)(thk, topg)
     predictions = model.run_chain(layers, thk[0], topg, settings)
     for stage, prediction in enumerate(predictions, 1):
         assert float(rmse_m[stage - 1]) == pytest.approx(
-            utils.rmse_m(prediction, thk[stage]), rel=1e-4)
+            compute_rmse_m(prediction, thk[stage]), rel=1e-4)
     assert finite
 
 
-@pytest.mark.parametrize("grid", ["fine", "own"])
+@pytest.mark.parametrize("grid", ["fine", "level"])
 def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
     settings, layers = small_chain(grid)
     optimizer = adam(layers, 1e-3)
-    epoch = train.make_epoch(train.make_step(layers, optimizer, settings), layers, settings)
+    epoch = train.compile_epoch(train.make_train_step(layers, optimizer, settings), layers, settings)
     counts = []
     for number in range(1, 6):
         thk, topg = random_fields(grid)
@@ -374,8 +378,8 @@ def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
 
 def test_training_beats_bicubic(small_patches, small_settings):
     train.train(small_patches, small_settings | {
-        "epochs": 60, "base": "bicubic", "consistency": False, "correction_m": None})
-    assert evaluate.evaluate("tiny", draw=False)["test"]["ratio"]["bicubic"] < 0.6
+        "epochs": 60, "first_guess": "bicubic", "consistency": False, "output_scale_m": None})
+    assert evaluate.evaluate("tiny", draw=False)["test"]["mse_ratio"]["bicubic"] < 0.6
 
 
 def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid, folder):
@@ -384,8 +388,8 @@ def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid
     assert train.main(["--scale", "8", "--epochs", "6", "--seeds", "1", "--input", grid]) == 0
     metrics = json.loads((folder / "results" / "x8" / "metrics.json").read_text())
     assert metrics["test"]["errors"]["bicubic"]["mse"] == pytest.approx(1.68e-3, rel=0.005)
-    assert metrics["test"]["ratio"]["bicubic"] < 0.36
-    assert metrics["test"]["ratio"]["surface_base"] < 1
+    assert metrics["test"]["mse_ratio"]["bicubic"] < 0.36
+    assert metrics["test"]["mse_ratio"]["surface_minus_bed"] < 1
     assert metrics["citation"].startswith("Morlighem M. et al. (2020)")
 
 
@@ -394,7 +398,7 @@ def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid
 
 def final_state(run, which="latest"):
     """All numbers of a run's checkpoint by name."""
-    path = tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)
+    path = tf.train.latest_checkpoint(files.CHECKPOINTS / run / which)
     reader = tf.train.load_checkpoint(path)
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
             if "OBJECT_GRAPH" not in name and not name.startswith("settings/")}
@@ -409,9 +413,9 @@ def assert_same_state(one, other):
 
 def start(*argv):
     """Start train.py as a process of its own, narrow, that saves after every epoch."""
-    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import train, utils; "
+    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import train; from icesheet import command_line; "
             "train.RECIPES['default'].update(filters=[4], kernels=[3, 3]); "
-            "train.SAVE_EVERY_S = 0; utils.run_script(train.main)")
+            "train.SAVE_EVERY_S = 0; command_line.run_script(train.main)")
     return subprocess.Popen([sys.executable, "-u", "-c", code, str(REPOSITORY), *argv], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -448,12 +452,12 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
     assert "resuming after epoch" in capsys.readouterr().out
 
     for which in ("latest", "best"):
-        names = {Path(tf.train.latest_checkpoint(utils.CHECKPOINTS / run / which)).name
+        names = {Path(tf.train.latest_checkpoint(files.CHECKPOINTS / run / which)).name
                  for run in ("whole", "killed")}
         assert len(names) == 1
     assert_same_state(final_state("whole"), final_state("killed"))
     for run in ("whole", "killed"):
-        with open(utils.CHECKPOINTS / run / "history.csv", newline="") as file:
+        with open(files.CHECKPOINTS / run / "history.csv", newline="") as file:
             rows = [{key: value for key, value in row.items() if key != "seconds"}
                     for row in csv.DictReader(file)]
         assert [float(row["epoch"]) for row in rows] == list(range(1, 25))
@@ -463,7 +467,7 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
 
 
 def test_same_seed_same_numbers(trained, small_patches):
-    model.set_up_device()  # as for `tiny`, with seed 0
+    device.set_up_device()  # as for `tiny`, with seed 0
     for run, seed in (("again", 0), ("other", 5)):
         train.train(small_patches, trained | {"run": run, "seed": seed})
     assert_same_state(final_state("tiny"), final_state("again"))
@@ -473,34 +477,34 @@ def test_same_seed_same_numbers(trained, small_patches):
 
 
 def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, small_settings):
-    small_settings |= {"epochs": 30, "learning_rate": 0.02, "average_turns": False,
+    small_settings |= {"epochs": 30, "learning_rate": 0.02, "self_ensemble": False,
                        "schedule": "constant"}
     train.train(small_patches, small_settings)
-    rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
+    rows = files.read_table(files.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
-    path = tf.train.latest_checkpoint(utils.CHECKPOINTS / "tiny" / "best")
+    path = tf.train.latest_checkpoint(files.CHECKPOINTS / "tiny" / "best")
     assert path.endswith(f"ckpt-{np.argmin(validation) + 1}")
-    layers = runs.load_layers(small_settings)
-    numbers = prepare_data.in_split(small_patches, "validation")
-    thk, topg = model.chain_levels(small_patches, numbers, small_settings)
+    layers = evaluate.load_layers(small_settings)
+    numbers = find_patches_in_split(small_patches, "validation")
+    thk, topg = make_chain_inputs(small_patches, numbers, small_settings)
     predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
-    assert utils.rmse_m(predicted, small_patches["thk"][numbers, -1]) == pytest.approx(
+    assert compute_rmse_m(predicted, small_patches["thk"][numbers, -1]) == pytest.approx(
         min(validation), rel=1e-4)
 
 
 def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings):
     """Whatever the validation patches say: here they are ice and the others ocean."""
     small_settings |= {"epochs": 12, "learning_rate": 0.02, "schedule": "cosine"}
-    held_out = prepare_data.in_split(small_patches, "validation")
+    held_out = find_patches_in_split(small_patches, "validation")
     small_patches["thk"][held_out, -1] = 0
     train.train(small_patches, small_settings)
-    rows = utils.read_table(utils.CHECKPOINTS / "tiny" / "history.csv")
+    rows = files.read_table(files.CHECKPOINTS / "tiny" / "history.csv")
     validation = [row["validation_rmse_m_stage2"] for row in rows]
-    epoch = runs.best_checkpoint(runs.read_settings("tiny"))[1]
+    epoch = checkpoints.best_checkpoint(checkpoints.read_settings("tiny"))[1]
     assert epoch == 12 != np.argmin(validation) + 1
-    last = runs.make_state(small_settings)["objects"]["layers"]
+    last = load_state(small_settings)["objects"]["layers"]
     for one, other in zip(model.list_weights(last), model.list_weights(
-            runs.load_layers(small_settings)), strict=True):
+            evaluate.load_layers(small_settings)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -509,17 +513,17 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
 
 def test_a_trained_run_is_calibrated_and_again_when_asked(quick_run, folder):
     """The fit is part of the run, but no setting of it: the same command goes on with the run."""
-    said, small_patches = quick_run, prepare_data.read_patches("data/patches_x4.nc")
+    said, small_patches = quick_run, read_patches("data/patches_x4.nc")
     path = folder / "checkpoints" / "x4" / "settings.json"
     settings = json.loads(path.read_text())
     fit = settings.pop("uncertainty")
-    assert fit["held_out"] == len(prepare_data.in_split(small_patches, "validation"))
+    assert fit["n_held_out"] == len(find_patches_in_split(small_patches, "validation"))
     # A patch of open ocean alone leaves no choice: it is none of the blocks.
-    assert fit["blocks"]["all"] == len(prepare_data.in_split(small_patches, "train")) - 1
+    assert fit["n_patches"]["all"] == len(find_patches_in_split(small_patches, "train")) - 1
     assert "calibrated on" in said and "90 % interval" in said
     metrics = json.loads((folder / "results" / "x4" / "metrics.json").read_text())
-    assert 0 < metrics["uncertainty"]["by_type"]["all"]["coverage"]["0.9"] <= 1
-    utils.write_json(path, settings)
+    assert 0 < metrics["uncertainty"]["by_surface_type"]["all"]["coverage"]["0.9"] <= 1
+    files.write_json(path, settings)
     before = (folder / "checkpoints" / "x4" / "history.csv").read_bytes()
     assert train.main(["--calibrate", "--run", "x4"]) == 0
     assert json.loads(path.read_text()) == settings | {"uncertainty": fit}
@@ -532,8 +536,8 @@ def test_calibration_of_what_cannot_be_calibrated_is_one_line(small_patches, fol
     status, said = run_main(train.main, ["--calibrate", "--run", "absent"], capsys)
     assert status == 2 and "no such file; train the run first" in said
     assert said.count("\n") == 1
-    utils.write_json(utils.CHECKPOINTS / "tiny" / "settings.json", example_settings(
-        data=small_patches["data"], average_turns=False))
+    files.write_json(files.CHECKPOINTS / "tiny" / "settings.json", example_settings(
+        data=small_patches["data"], self_ensemble=False))
     status, said = run_main(train.main, ["--calibrate", "--run", "tiny"], capsys)
     assert status == 2 and "does not average over turns" in said and said.count("\n") == 1
 
@@ -544,17 +548,17 @@ def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, 
     for epochs in ("2", "4"):
         assert train.main([*command, epochs]) == 0
     assert "resuming after epoch 2" in capsys.readouterr().out
-    metrics = json.loads((utils.RESULTS / "old" / "metrics.json").read_text())
+    metrics = json.loads((files.RESULTS / "old" / "metrics.json").read_text())
     assert (metrics["n_train"], metrics["n_validation"], metrics["n_test"]) == (8, 0, 4)
-    assert len(utils.read_table(utils.CHECKPOINTS / "old" / "history.csv")) == 4
+    assert len(files.read_table(files.CHECKPOINTS / "old" / "history.csv")) == 4
 
 
-def test_surface_base_gives_way_where_the_bed_is_left_out(folder):
-    assert settings_of("--scale", "8", "--recipe", "map")["base"] == "surface"
+def test_surface_minus_bed_gives_way_where_the_bed_is_left_out(folder):
+    assert settings_of("--scale", "8", "--recipe", "map")["first_guess"] == "surface-minus-bed"
     for recipe in ("default", "map"):
         bare = ["--scale", "8", "--recipe", recipe, "--channels", "thk"]
-        assert settings_of(*bare)["base"] == "bicubic"
-        assert settings_of(*bare, "--base", "surface")["base"] == "surface"
+        assert settings_of(*bare)["first_guess"] == "bicubic"
+        assert settings_of(*bare, "--first-guess", "surface-minus-bed")["first_guess"] == "surface-minus-bed"
     assert settings_of("--scale", "8", "--no-consistency")["consistency"] is False
     assert settings_of("--scale", "8", "--gradients", "stage")["gradients"] == "stage"
 
@@ -563,8 +567,8 @@ def write_metrics(run, n_test, **rmse_m):
     """A metrics.json with no more than the table of runs needs."""
     errors = {method: {"rmse_m": float(value), "mse": 0, "mae_m": 0, "bias_m": 0}
               for method, value in rmse_m.items()}
-    scores = {"errors": errors, "won": {}}
-    utils.write_json(utils.RESULTS / run / "metrics.json", dict.fromkeys(evaluate.METRICS, "-") | {
+    scores = {"errors": errors, "win_rate": {}}
+    files.write_json(files.RESULTS / run / "metrics.json", dict.fromkeys(METRICS_SCHEMA, "-") | {
         "n_test": n_test, "test": scores, "source": "made.nc", "degrade": "area", "scale": 4,
         "recipe": "default", "synthetic": False, "epoch": 1, "split_seed": 0, "settings": {},
         "stages": [scores | {"from_km": 20, "to_km": 5}]})
@@ -573,8 +577,8 @@ def write_metrics(run, n_test, **rmse_m):
 def test_table_of_folds_and_seeds_by_hand(folder, capsys):
     """Two folds of 10 and 30 patches, two seeds each; bicubic 100 m in both."""
     for run, n_test, model_m in (("a", 10, 10), ("a1", 10, 20), ("b", 30, 30), ("b1", 30, 50)):
-        write_metrics(run, n_test, bicubic=100, surface_base=50, model=model_m)
-    train.summarise("both", {"fold 1": ["a", "a1"], "fold 2": ["b", "b1"]})
+        write_metrics(run, n_test, bicubic=100, surface_minus_bed=50, model=model_m)
+    evaluate.write_summary_table("both", {"fold 1": ["a", "a1"], "fold 2": ["b", "b1"]})
     with open(folder / "results" / "both.csv", newline="") as file:
         first, second, mean, pooled = list(csv.DictReader(file))
     assert [row["part"] for row in (first, second, mean, pooled)] == [
@@ -586,7 +590,7 @@ def test_table_of_folds_and_seeds_by_hand(folder, capsys):
     assert float(second["ratio_bicubic"]) == pytest.approx(0.17)
     assert float(mean["ratio_bicubic"]) == pytest.approx((0.025 + 0.17) / 2)
     assert float(mean["ratio_bicubic_spread"]) == pytest.approx(0.145 / np.sqrt(2))  # ddof 1
-    assert float(mean["ratio_surface_base"]) == pytest.approx(4 * (0.025 + 0.17) / 2)
+    assert float(mean["ratio_surface_minus_bed"]) == pytest.approx(4 * (0.025 + 0.17) / 2)
     seeds = [(10 * 10**2 + 30 * 30**2) / 40, (10 * 20**2 + 30 * 50**2) / 40]
     assert float(pooled["ratio_bicubic"]) == pytest.approx(np.mean(seeds) / 100**2)
     assert float(pooled["ratio_bicubic_spread"]) == pytest.approx(np.ptp(seeds) / 100**2)
@@ -596,10 +600,10 @@ def test_table_of_folds_and_seeds_by_hand(folder, capsys):
     assert f"± {float(mean['ratio_bicubic_spread']):.3f}" in said
 
     write_metrics("c", 10, bicubic=0, model=1)  # nothing to compare with, and no bed
-    train.summarise("alone", {"test": ["c"]})
+    evaluate.write_summary_table("alone", {"test": ["c"]})
     assert "nan" not in capsys.readouterr().out.lower()
     with open(folder / "results" / "alone.csv", newline="") as file:
-        assert not [key for key in next(csv.DictReader(file)) if key.startswith("ratio")]
+        assert not [key for key in next(csv.DictReader(file)) if key.startswith("mse_ratio")]
 
 
 def test_other_settings_leave_the_run_alone_and_are_named(quick_run, capsys):
@@ -615,7 +619,7 @@ def test_other_settings_leave_the_run_alone_and_are_named(quick_run, capsys):
     assert (status, said) == (2, "error: absent.nc: no such file\n")
     assert_same_state(before, final_state("x4"))
     assert train.main([*QUICK, "--lr", "0.01", "--restart"]) == 0
-    assert runs.read_settings("x4")["learning_rate"] == 0.01
+    assert checkpoints.read_settings("x4")["learning_rate"] == 0.01
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -645,7 +649,7 @@ def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow, small_sheet):
 
 def test_runs_on_other_maps_keep_to_themselves(quick_run, folder, capsys):
     """--input with another map: a run that exists refuses, a new one makes patches of its own."""
-    other = prepare_data.synthetic_map(seed=8, shape=(104, 206), spacing_m=20e3)
+    other = prepare_data.make_synthetic_map(seed=8, shape=(104, 206), spacing_m=20e3)
     path = write_map(folder / "other.nc", {"y": 104, "x": 206}, {
         name: ((name,), other[name], {"units": "m"}) for name in "xy"}, {
         name: (("y", "x"), other[name], {"units": "m"}) for name in ("thk", "topg")})
@@ -654,17 +658,17 @@ def test_runs_on_other_maps_keep_to_themselves(quick_run, folder, capsys):
     assert f"run x4 was trained on small.nc, not on {path}" in said
     assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--epochs", "1",
                        "--seeds", "1"]) == 0
-    made = runs.read_settings("new")["patches"]
-    assert made == f"data/patches_x4_{utils.file_sha256(path)[:8]}.nc"
-    assert prepare_data.read_patches(made)["data"]["source"] == "other.nc"
-    assert prepare_data.read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
+    made = checkpoints.read_settings("new")["patches"]
+    assert made == f"data/patches_x4_{files.hash_file(path)[:8]}.nc"
+    assert read_patches(made)["data"]["source"] == "other.nc"
+    assert read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
 
 
 def test_another_run_on_the_same_patches(small_patches, narrow, capsys):
     """The scale is that of the patches; settings remember the file."""
     assert train.main(["--patches", "data/patches_x4.nc", "--run", "other", "--recipe", "map",
                        "--epochs", "1", "--seeds", "1"]) == 0
-    settings = runs.read_settings("other")
+    settings = checkpoints.read_settings("other")
     assert (settings["scale"], settings["patches"]) == (4, "data/patches_x4.nc")
     Path("data/patches_x4.nc").rename("data/moved.nc")
     assert train.main(["--patches", "data/moved.nc", "--run", "other", "--recipe", "map",
@@ -710,7 +714,7 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, small_patches, c
 
 
 def test_no_bed_offers_thickness_only(folder, capsys, narrow):
-    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     prepare_data.prepare(2, sheet | {"topg": None}, window=SMALL_WINDOW)
     command = [*QUICK, "--scale", "2"]
     status, said = run_main(train.main, command, capsys)
@@ -721,9 +725,9 @@ def test_no_bed_offers_thickness_only(folder, capsys, narrow):
 
 def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder, narrow):
     """A slab on a flat bed at 0 m; no ice but in a test patch. Warnings of numpy are errors."""
-    slab = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    slab = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     slab["thk"][:], slab["topg"][:] = 1000, 0
-    test = prepare_data.in_split(prepare_data.make_patches(slab, 2, window=SMALL_WINDOW), "test")[0]
+    test = find_patches_in_split(prepare_data.make_patches(slab, 2, window=SMALL_WINDOW), "test")[0]
     bare = slab | {"thk": np.zeros_like(slab["thk"])}
     rows, columns = (slice(41 * n, 41 * n + 41) for n in divmod(int(test), 4))
     bare["thk"][rows, columns] = 500

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import scipy
 
-import uncertainty
+from icesheet import uncertainty
 
 # Quantiles of |error| / half-width, evenly up to 10/9.
-EVEN = [float(share) / 0.9 for share in uncertainty.SHAPE]
+EVEN = [float(share) / 0.9 for share in uncertainty.QUANTILE_LEVELS]
 
 
 def made_errors(seed, n, size=1.0):
-    """What train.calibration_part gives, of errors known to the last one: even, up to a width.
+    """What train.collect_calibration_sample gives, of errors known to the last one: even, up to a width.
 
     That is size 3 spread^0.8 thickness^0.2 / 0.9, times 2 where ice floats. Nothing is free in the
     first column; the margin is in two patches only, too few for a factor of its own.
@@ -25,57 +25,57 @@ def made_errors(seed, n, size=1.0):
     spread[..., 0], error[..., 0] = np.nan, 1e4
     free = np.isfinite(spread)
     types = {"all": free, "grounded": free & ~floating, "floating": floating,
-             "ice_free": free & False, "margin": free & (np.arange(n) < 2)[:, None, None]}
+             "ice_free": free & False, "boundary_zone": free & (np.arange(n) < 2)[:, None, None]}
     return {"model": error, "bicubic": 2 * error}, spread, thk, types
 
 
-@pytest.mark.parametrize("held_out, more", [(0, uncertainty.MORE), (1.2, 1.2), (0.5, 1)])
+@pytest.mark.parametrize("held_out, more", [(0, uncertainty.DEFAULT_INFLATION), (1.2, 1.2), (0.5, 1)])
 def test_the_fit_finds_the_quantiles_of_a_made_error_field(held_out, more):
     """Held-out patches make all intervals wider, never narrower."""
     parts = [made_errors(0, 20), made_errors(1, 12, held_out)][:1 + bool(held_out)]
     fit = uncertainty.fit_intervals(parts, relative=True)
     assert fit["slope"] == pytest.approx(0.8, abs=0.1)
-    assert fit["factors"]["floating"] / fit["factors"]["grounded"] == pytest.approx(2, rel=0.05)
-    assert set(fit["factors"]) == {"all", "grounded", "floating"}
-    assert fit["blocks"] == {"all": 20, "grounded": 20, "floating": 20, "ice_free": 0, "margin": 2}
-    assert fit["held_out"] == (12 if held_out else 0)
-    assert fit["seen_m"] == pytest.approx(59.4, abs=0.3)
-    assert fit["margin"] == pytest.approx(0.1)
+    assert fit["coverage_factors"]["floating"] / fit["coverage_factors"]["grounded"] == pytest.approx(2, rel=0.05)
+    assert set(fit["coverage_factors"]) == {"all", "grounded", "floating"}
+    assert fit["n_patches"] == {"all": 20, "grounded": 20, "floating": 20, "ice_free": 0, "boundary_zone": 2}
+    assert fit["n_held_out"] == (12 if held_out else 0)
+    assert fit["spread_p99_m"] == pytest.approx(59.4, abs=0.3)
+    assert fit["boundary_share"] == pytest.approx(0.1)
     # Errors of the size that it should be calibrated to.
     errors, spread, thk, types = made_errors(2, 20, more)
-    types.pop("margin")
-    width = uncertainty.half_width(spread, thk, types, fit)
-    half = uncertainty.half_width(spread / 2, thk / 2, types, fit)
+    types.pop("boundary_zone")
+    width = uncertainty.compute_half_width(spread, thk, types, fit)
+    half = uncertainty.compute_half_width(spread / 2, thk / 2, types, fit)
     np.testing.assert_allclose(half[spread > 5], width[spread > 5] / 2, rtol=0.02)
     assert not width[..., 0].any()
     for name in ("all", "grounded", "floating"):
-        found = uncertainty.score_intervals(errors["model"], width, types[name], fit["shape"])
+        found = uncertainty.score_intervals(errors["model"], width, types[name], fit["error_quantiles"])
         assert found["coverage"]["0.9"] == pytest.approx(0.9, abs=0.02)
         if held_out != 0.5:
             assert found["coverage"]["0.5"] == pytest.approx(0.5, abs=0.02)
-    assert fit["together"]["all"] == pytest.approx(1, abs=0.1)
-    one, other = (fit["constant"][method]["half_width_m"] for method in ("model", "bicubic"))
+    assert fit["cells_per_effective_sample"]["all"] == pytest.approx(1, abs=0.1)
+    one, other = (fit["constant_width"][method]["half_width_m"] for method in ("model", "bicubic"))
     assert other == pytest.approx({name: 2 * width for name, width in one.items()})
 
 
 def test_half_width_by_hand():
     """e (3.9 + 0.1)^0.5 (98.9 + 0.1)^0.5 - 0.1; unknown types take the factor of all."""
-    fit = {"intercept": 1.0, "slope": 0.5, "relative": True,
-           "factors": {"all": 2.0, "margin": 3.0, "grounded": 1.5}}
+    fit = {"intercept": 1.0, "slope": 0.5, "scale_by_thickness": True,
+           "coverage_factors": {"all": 2.0, "boundary_zone": 3.0, "grounded": 1.5}}
     spread = np.array([[3.9, 3.9, 3.9, 3.9, 0, np.nan]])
     thk = np.full(spread.shape, 98.9)
     types = {"grounded": np.array([[1, 0, 0, 1, 0, 1]], bool),
              "floating": np.array([[0, 1, 0, 0, 0, 0]], bool),
-             "margin": np.array([[0, 0, 0, 1, 0, 0]], bool)}
+             "boundary_zone": np.array([[0, 0, 0, 1, 0, 0]], bool)}
     width, least = np.e * np.sqrt(4 * 99) - 0.1, np.e * np.sqrt(0.1 * 99) - 0.1
     np.testing.assert_allclose(
-        uncertainty.half_width(spread, thk, types, fit),
+        uncertainty.compute_half_width(spread, thk, types, fit),
         [[1.5 * width, 2 * width, 2 * width, 3 * width, 2 * least, 0]], rtol=1e-6)
-    alone = uncertainty.half_width(spread, thk, types, fit | {"relative": False})
+    alone = uncertainty.compute_half_width(spread, thk, types, fit | {"scale_by_thickness": False})
     assert alone[0, 1] == pytest.approx(2 * (np.e * 2 - 0.1), rel=1e-6)
     uneven = np.zeros((1, 30))
     uneven[0, 15] = 9 * 99  # 99 m around, over 9 cells
-    around = uncertainty.unit(uneven, relative=True)
+    around = uncertainty.compute_local_scale(uneven, relative=True)
     np.testing.assert_allclose(around[0, 11:20], 99.1)
     np.testing.assert_allclose(around[0, [0, 10, 20]], 0.1)
 
@@ -88,7 +88,7 @@ def test_crps_of_known_distributions():
     np.testing.assert_allclose(found, exact, rtol=0.03)
     np.testing.assert_allclose(uncertainty.crps_m(error, np.zeros(3), EVEN), np.abs(error))
     # Normal errors with their own quantiles: sigma / sqrt(pi) on the average.
-    normal = scipy.stats.norm.ppf((1 + uncertainty.SHAPE) / 2)
+    normal = scipy.stats.norm.ppf((1 + uncertainty.QUANTILE_LEVELS) / 2)
     draws = 7 * np.random.default_rng(0).standard_normal(100_000)
     shape = list(normal / normal[17])
     score = uncertainty.crps_m(draws, np.full(draws.shape, 7 * normal[17]), shape)
@@ -107,9 +107,9 @@ def test_intervals_of_a_made_error_field_cover_what_they_say():
     assert found["n_cells"] == 200 * 180
     assert found["coverage"] == pytest.approx(
         {"0.5": 0.5, "0.8": 0.8, "0.9": 0.9, "0.95": 0.95}, abs=0.01)
-    assert [tenth["half_width_m"] for tenth in found["tenths"]] == pytest.approx(
+    assert [tenth["half_width_m"] for tenth in found["deciles"]] == pytest.approx(
         np.arange(5.95, 100, 9.9), abs=1.5)
-    for tenth in found["tenths"]:
+    for tenth in found["deciles"]:
         assert tenth["coverage"] == pytest.approx(found["coverage"], abs=0.03)
         assert tenth["rmse_m"] == pytest.approx(tenth["half_width_m"] / 0.9 / np.sqrt(3), rel=0.2)
     assert uncertainty.score_intervals(error, width, np.zeros_like(cells), EVEN) == {}
@@ -122,14 +122,14 @@ def test_one_width_a_type_by_hand():
     every = np.ones(error.shape, bool)
     floating = every & (np.arange(2) == 1)[:, None]
     margin = every & (np.arange(6) < 4)[:, None, None]
-    types = {"all": every, "grounded": ~floating, "floating": floating, "margin": margin}
+    types = {"all": every, "grounded": ~floating, "floating": floating, "boundary_zone": margin}
     parts = [({"bicubic": error}, None, None, types)]
-    found = uncertainty.constant_width(parts, "bicubic")
+    found = uncertainty.fit_constant_width(parts, "bicubic")
     assert found["half_width_m"] == pytest.approx(
         {"all": 80.4, "grounded": 90, "floating": 9}, rel=0.01)
     # Margin cells take the width of all: what they need of it is far from even.
-    parts = [({"bicubic": error}, None, None, types | {"margin": every & False})]
-    found = uncertainty.constant_width(parts, "bicubic")
+    parts = [({"bicubic": error}, None, None, types | {"boundary_zone": every & False})]
+    found = uncertainty.fit_constant_width(parts, "bicubic")
     np.testing.assert_allclose(found["shape"], EVEN, rtol=0.02)
 
 
@@ -154,17 +154,17 @@ def test_cells_that_err_as_one_by_hand():
     """White noise: 1. Means over 3 x 3 cells: 9. One error in all of a patch: its cells near by."""
     noise = np.random.default_rng(0).standard_normal((60, 40, 40))
     every = np.ones(noise.shape, bool)
-    assert uncertainty.cells_together(noise, every) == pytest.approx(1, abs=0.05)
+    assert uncertainty.cells_per_effective_sample(noise, every) == pytest.approx(1, abs=0.05)
     some = np.random.default_rng(1).uniform(size=noise.shape) < 0.3
-    found = uncertainty.cells_together(np.where(some, noise, np.nan), some)
+    found = uncertainty.cells_per_effective_sample(np.where(some, noise, np.nan), some)
     assert found == pytest.approx(1, abs=0.1)
     smooth = scipy.ndimage.uniform_filter(noise, (1, 3, 3), mode="wrap")
-    assert uncertainty.cells_together(smooth, every) == pytest.approx(9, rel=0.08)
-    assert uncertainty.cells_together(100 * smooth, every) == pytest.approx(
-        uncertainty.cells_together(smooth, every))
+    assert uncertainty.cells_per_effective_sample(smooth, every) == pytest.approx(9, rel=0.08)
+    assert uncertainty.cells_per_effective_sample(100 * smooth, every) == pytest.approx(
+        uncertainty.cells_per_effective_sample(smooth, every))
     one = np.ones(noise.shape) * noise[:, :1, :1]
-    assert uncertainty.cells_together(one, every) == pytest.approx(np.pi * 20.5**2, rel=0.05)
-    assert uncertainty.cells_together(noise, ~every) == 1
+    assert uncertainty.cells_per_effective_sample(one, every) == pytest.approx(np.pi * 20.5**2, rel=0.05)
+    assert uncertainty.cells_per_effective_sample(noise, ~every) == 1
 
 
 TYPES = ("grounded", "floating", "ice_free")
@@ -174,17 +174,17 @@ def test_half_width_of_a_sum_holds_errors_that_go_together():
     """100 x 100 cells, normal errors of 10 m: 1.645 x 10 m x 100, 3 times that for 9 cells."""
     width = np.full((100, 100), 16.45)
     grounded = {name: np.full(width.shape, name == "grounded") for name in TYPES}
-    fit = {"together": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1 / 1.645**2}
-    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(1645, rel=1e-3)
-    fit["together"]["grounded"] = 9.0
-    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(4935, rel=1e-3)
-    fit["together"] = dict.fromkeys((*TYPES, "all"), 1e9)  # no more than if all cells err as one
-    assert uncertainty.sum_half_width(width, grounded, fit, (0, 1)) == pytest.approx(164500,
+    fit = {"cells_per_effective_sample": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1 / 1.645**2}
+    assert uncertainty.half_width_of_sum(width, grounded, fit, (0, 1)) == pytest.approx(1645, rel=1e-3)
+    fit["cells_per_effective_sample"]["grounded"] = 9.0
+    assert uncertainty.half_width_of_sum(width, grounded, fit, (0, 1)) == pytest.approx(4935, rel=1e-3)
+    fit["cells_per_effective_sample"] = dict.fromkeys((*TYPES, "all"), 1e9)  # no more than if all cells err as one
+    assert uncertainty.half_width_of_sum(width, grounded, fit, (0, 1)) == pytest.approx(164500,
                                                                                      rel=1e-3)
     noise = np.random.default_rng(0).standard_normal((400, 60, 60))
     errors = 10 * scipy.ndimage.uniform_filter(noise, (1, 3, 3), mode="wrap") * 3
-    fit["together"]["grounded"] = uncertainty.cells_together(errors, np.ones(errors.shape, bool))
-    within = np.abs(errors.sum(axis=(1, 2))) <= uncertainty.sum_half_width(
+    fit["cells_per_effective_sample"]["grounded"] = uncertainty.cells_per_effective_sample(errors, np.ones(errors.shape, bool))
+    within = np.abs(errors.sum(axis=(1, 2))) <= uncertainty.half_width_of_sum(
         np.full(errors.shape, 16.45), {name: np.full(errors.shape, name == "grounded")
                                        for name in TYPES}, fit, (1, 2))
     assert within.mean() == pytest.approx(0.9, abs=0.05)
@@ -198,9 +198,9 @@ def test_halves_of_coarse_cells_by_hand():
     error[:, 2:4] = -1
     types = {name: np.full(width.shape, name == "grounded") for name in TYPES}
     # +- 1.645 sqrt(8) = 4.7 m
-    fit = {"together": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1.0}
-    assert uncertainty.share_of_halves(error, width, types, fit, 4) == 0
-    assert uncertainty.share_of_halves(error / 2, width, types, fit, 4) == 1  # 4 m
+    fit = {"cells_per_effective_sample": dict.fromkeys((*TYPES, "all"), 1.0), "variance": 1.0}
+    assert uncertainty.half_cell_volume_coverage(error, width, types, fit, 4) == 0
+    assert uncertainty.half_cell_volume_coverage(error / 2, width, types, fit, 4) == 1  # 4 m
     error[:, 2:4] = [-1, 1]  # one half is off by 8 m, the other by 0
-    assert uncertainty.share_of_halves(error, width, types, fit, 4) == 0.5
-    assert uncertainty.share_of_halves(error, 0 * width, types, fit, 4) is None
+    assert uncertainty.half_cell_volume_coverage(error, width, types, fit, 4) == 0.5
+    assert uncertainty.half_cell_volume_coverage(error, 0 * width, types, fit, 4) is None

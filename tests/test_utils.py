@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import write_map
 
-import maps
-import projections
 import utils
-from utils import InputError
+from icesheet import beds, command_line, files, map_files, projections
+from icesheet.command_line import InputError
+from icesheet.scores import compute_errors, compute_rmse_m, score_methods
+from icesheet.settings import diff_settings, format_differences
 
 # A 3 x 4 map (y, x) with nothing symmetric about it, as it has to come out of every layout.
 X = np.array([0, 5000, 10000, 15000.0])
@@ -24,7 +25,7 @@ USRF = THK * 1.0 + TOPG
 METRES = {"units": "m"}
 SOUTH = {"grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
          "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0,
-         "semi_major_axis": 6378137.0, "spatial_ref": "PROJCS[south]"}  # EPSG:3031
+         "semi_major_axis": 6378137.0, "spatial_ref": "PROJCS[south]"}  # EPSG_TO_PROJ:3031
 
 
 def standard_map(path, dimensions=(), **replaced):
@@ -35,7 +36,7 @@ def standard_map(path, dimensions=(), **replaced):
     return write_map(path, {"y": 3, "x": 4} | dict(dimensions), {}, variables)
 
 
-def albmap(path):
+def albmap_v1(path):
     coordinates = {"x1": (("x1",), X, METRES), "y1": (("y1",), Y, METRES)}
     no_ice = THK == 0
     usrf, lsrf = USRF.copy(), USRF - THK
@@ -92,16 +93,16 @@ def cf_in_km(path):
 
 
 @pytest.mark.parametrize(
-    "write", [standard_map, albmap, searise, old_pism, bedmachine, bedmap3, cf_in_km])
+    "write", [standard_map, albmap_v1, searise, old_pism, bedmachine, bedmap3, cf_in_km])
 def test_every_layout_reads_as_the_same_map(write, tmp_path):
-    ice_map = maps.read_map(write(tmp_path / "map.nc"))
+    ice_map = map_files.read_map(write(tmp_path / "map.nc"))
     np.testing.assert_allclose(ice_map["x"], X)
     np.testing.assert_allclose(ice_map["y"], Y)
     np.testing.assert_allclose(ice_map["thk"], THK, rtol=1e-6)
     np.testing.assert_allclose(ice_map["topg"], TOPG, rtol=1e-6)
     assert ice_map["thk"].dtype == np.float32
     assert ice_map["spacing_m"] == 5000
-    assert ice_map["n_missing_thk"] == (2 if write in (albmap, bedmap3) else 0)
+    assert ice_map["n_missing_thk"] == (2 if write in (albmap_v1, bedmap3) else 0)
 
 
 def test_missing_and_negative_thickness_are_zero_ice_and_counted():
@@ -109,13 +110,13 @@ def test_missing_and_negative_thickness_are_zero_ice_and_counted():
     thk[0, :3] = np.nan
     thk[2, 2:] = -5
     topg[0, 1:] = np.nan
-    with_bed, bare = maps.make_map(X, Y, thk, topg), maps.make_map(X, Y, thk, name="bare")
+    with_bed, bare = map_files.make_map(X, Y, thk, topg), map_files.make_map(X, Y, thk, name="bare")
     np.testing.assert_array_equal(
         with_bed["thk"], [[0, 0, 0, 300], [400, 0, 600, 700], [800, 900, 0, 0]])
     assert (with_bed["n_missing_thk"], with_bed["n_negative_thk"]) == (3, 2)
-    np.testing.assert_array_equal(np.argwhere(with_bed["unknown"]), [[0, 1], [0, 2]])
-    np.testing.assert_array_equal(np.argwhere(bare["unknown"]), [[0, 0], [0, 1], [0, 2]])
-    assert (bare["name"], bare["topg"], bare["path"], bare["record"]) == ("bare", None, None, None)
+    np.testing.assert_array_equal(np.argwhere(with_bed["no_data"]), [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(np.argwhere(bare["no_data"]), [[0, 0], [0, 1], [0, 2]])
+    assert (bare["name"], bare["topg"], bare["path"], bare["time_index"]) == ("bare", None, None, None)
 
 
 def test_grid_mapping_and_citation_are_carried(tmp_path):
@@ -123,14 +124,14 @@ def test_grid_mapping_and_citation_are_carried(tmp_path):
                         crs=((), np.int32(0), SOUTH))
     with netCDF4.Dataset(path, "a") as ds:
         ds.References = "Somebody (2020)"
-    ice_map = maps.read_map(path)
+    ice_map = map_files.read_map(path)
     assert ice_map["crs"] == SOUTH
     assert ice_map["citation"] == "Somebody (2020)"
 
 
 @pytest.mark.parametrize("changes, expected", [
     ({}, ""),
-    ({"latitude_of_projection_origin": 90.0, "standard_parallel": 70.0},  # as EPSG:3413
+    ({"latitude_of_projection_origin": 90.0, "standard_parallel": 70.0},  # as EPSG_TO_PROJ:3413
      "latitude_of_projection_origin -90.0 and 90.0; standard_parallel -71.0 and 70.0"),
     ({"grid_mapping_name": "lambert_azimuthal_equal_area"},
      "grid_mapping_name polar_stereographic and lambert_azimuthal_equal_area"),
@@ -140,14 +141,14 @@ def test_grid_mapping_and_citation_are_carried(tmp_path):
     ({"spatial_ref": "another wording", "standard_parallel": "-70"}, ""),  # texts prove nothing
 ])
 def test_projections_are_compared_by_all_that_both_say(changes, expected):
-    assert projections.crs_differences(SOUTH, SOUTH | changes) == expected
+    assert projections.describe_crs_differences(SOUTH, SOUTH | changes) == expected
 
 
 def test_projections_that_say_little_are_not_said_to_differ():
-    assert projections.crs_differences(SOUTH, {}) == projections.crs_differences({}, SOUTH) == ""
+    assert projections.describe_crs_differences(SOUTH, {}) == projections.describe_crs_differences({}, SOUTH) == ""
     few = {"standard_parallel": -71.0, "false_easting": 7.0}
-    assert projections.crs_differences(SOUTH, few) == ""
-    assert projections.crs_differences(SOUTH, {"standard_parallel": -70.0}) != ""
+    assert projections.describe_crs_differences(SOUTH, few) == ""
+    assert projections.describe_crs_differences(SOUTH, {"standard_parallel": -70.0}) != ""
 
 
 @pytest.mark.parametrize("replaced, message", [
@@ -165,16 +166,16 @@ def test_projections_that_say_little_are_not_said_to_differ():
 ])
 def test_bad_maps_are_named(replaced, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        maps.read_map(standard_map(tmp_path / "map.nc", **replaced))
+        map_files.read_map(standard_map(tmp_path / "map.nc", **replaced))
 
 
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        maps.read_map(tmp_path / "absent.nc")
+        map_files.read_map(tmp_path / "absent.nc")
     text = tmp_path / "text.nc"
     text.write_text("not a map")
     with pytest.raises(InputError, match="not a readable NetCDF file"):
-        maps.read_map(text)
+        map_files.read_map(text)
     size = 400
     whole = write_map(tmp_path / "whole.nc", {"y": size, "x": size}, {
         "x": (("x",), np.arange(size) * 5e3, {}), "y": (("y",), np.arange(size) * 5e3, {})}, {
@@ -183,7 +184,7 @@ def test_bad_files_are_named(tmp_path):
         cut = tmp_path / "cut.nc"
         cut.write_bytes(whole.read_bytes()[:int(share * whole.stat().st_size)])
         with pytest.raises(InputError, match="truncated"):
-            maps.read_map(cut)
+            map_files.read_map(cut)
 
 
 # ---------------------------------------------------------------- records
@@ -200,25 +201,25 @@ def map_of_records(path, units="days since 2000-01-01", days=(0, 366, 731), **re
 @pytest.mark.parametrize("record, number, thk, date", [
     (0, 0, THK + 7, "2000-01-01"), (1, 1, THK, "2001-01-01"), (-1, 2, 2 * THK, "2002-01-01")])
 def test_a_record_of_the_map_and_its_date(record, number, thk, date, tmp_path):
-    ice_map = maps.read_map(map_of_records(tmp_path / "map.nc"), record)
+    ice_map = map_files.read_map(map_of_records(tmp_path / "map.nc"), record)
     np.testing.assert_allclose(ice_map["thk"], thk)
     np.testing.assert_allclose(ice_map["topg"], TOPG)
-    assert ice_map["record"] == number
-    assert ice_map["record_text"] == f"record {number} of 3 ({date})"
+    assert ice_map["time_index"] == number
+    assert ice_map["time_label"] == f"record {number} of 3 ({date})"
 
 
 def test_records_that_are_not_there_are_named(tmp_path):
     path = map_of_records(tmp_path / "map.nc")
     for record in (3, -4):
         with pytest.raises(InputError, match=f"no record {record}; choose 0 to 2"):
-            maps.read_map(path, record)
+            map_files.read_map(path, record)
     path = standard_map(tmp_path / "single.nc")
-    single = maps.read_map(path, 0)  # all it has
-    assert (single["record"], single["record_text"]) == (None, "")
+    single = map_files.read_map(path, 0)  # all it has
+    assert (single["time_index"], single["time_label"]) == (None, "")
     with pytest.raises(InputError, match="thk has one record, there is no record 2"):
-        maps.read_map(path, 2)
+        map_files.read_map(path, 2)
     with pytest.raises(InputError, match="topg has one record, there is no record 2"), \
-            maps.open_bed(path, 2):
+            beds.open_bed(path, 2):
         pass
 
 
@@ -227,12 +228,12 @@ def test_records_that_are_not_there_are_named(tmp_path):
     {"days": [0, 1, 1e30]}, {"time": (("time",), np.array([0, 1, -9.0]), {
         "units": "days since 2000-01-01", "_FillValue": -9.0})}])
 def test_a_record_without_a_date_is_told_by_its_number(changes, tmp_path):
-    ice_map = maps.read_map(map_of_records(tmp_path / "map.nc", **changes))
-    assert ice_map["record_text"] == "record 2 of 3"
+    ice_map = map_files.read_map(map_of_records(tmp_path / "map.nc", **changes))
+    assert ice_map["time_label"] == "record 2 of 3"
 
 
 def test_a_bed_has_a_record_of_its_own(tmp_path):
-    """open_bed reads parts of a bed in whatever order its axes run, of any record."""
+    """open_bed_for_map reads parts of a bed in whatever order its axes run, of any record."""
     dims = ("time", "y", "x")
     path = standard_map(
         tmp_path / "bed.nc", {"time": 2}, x=(("x",), X[::-1], METRES), thk=None,
@@ -240,16 +241,16 @@ def test_a_bed_has_a_record_of_its_own(tmp_path):
         topg=(dims, np.stack([TOPG[:, ::-1], 2 * TOPG[:, ::-1]]), METRES))
     for record, topg, text in ((0, TOPG, "record 0 of 2 (1999-12-01)"),
                                (-1, 2 * TOPG, "record 1 of 2 (2000-01-01)")):
-        with maps.open_bed(path, record) as bed:
+        with beds.open_bed(path, record) as bed:
             np.testing.assert_array_equal(bed["x"], X)
             np.testing.assert_array_equal(bed["y"], Y)
-            np.testing.assert_allclose(bed["read"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])
-            assert (bed["spacing_m"], bed["record_text"]) == (5000, text)
-    own = maps.bed_of_map(maps.read_map(standard_map(tmp_path / "map.nc")))
-    np.testing.assert_allclose(own["read"](slice(1, 3), slice(0, 3)), TOPG[1:3, 0:3])
+            np.testing.assert_allclose(bed["read_topg"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])
+            assert (bed["spacing_m"], bed["time_label"]) == (5000, text)
+    own = beds.bed_in_memory(map_files.read_map(standard_map(tmp_path / "map.nc")))
+    np.testing.assert_allclose(own["read_topg"](slice(1, 3), slice(0, 3)), TOPG[1:3, 0:3])
     assert set(own) == set(bed)
-    assert maps.bed_of_map(maps.make_map(X, Y, THK)) is None
-    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), maps.open_bed(
+    assert beds.bed_in_memory(map_files.make_map(X, Y, THK)) is None
+    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), beds.open_bed(
             standard_map(tmp_path / "bare.nc", topg=None)):
         pass
 
@@ -259,7 +260,7 @@ def test_a_bed_has_a_record_of_its_own(tmp_path):
 
 def test_cell_means_by_hand():
     def means(size, coarse):
-        return utils.reduction_weights(size, coarse, "area")
+        return utils.coarsening_matrix(size, coarse, "area")
 
     np.testing.assert_allclose(means(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], atol=1e-12)
     np.testing.assert_allclose(means(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
@@ -269,7 +270,7 @@ def test_cell_means_by_hand():
 
 def test_shares_of_cells_that_lie_anywhere_by_hand():
     """Source cells of 2 m from -1 to 7 m; target cells of 3 m from 0 to 9 m."""
-    found = utils.overlap_weights(np.array([0, 2, 4, 6.0]), np.array([1.5, 4.5, 7.5])).toarray()
+    found = utils.overlap_matrix(np.array([0, 2, 4, 6.0]), np.array([1.5, 4.5, 7.5])).toarray()
     np.testing.assert_allclose(
         found, [[1 / 3, 2 / 3, 0, 0], [0, 0, 2 / 3, 1 / 3], [0, 0, 0, 1 / 3]], atol=1e-12)
 
@@ -277,8 +278,8 @@ def test_shares_of_cells_that_lie_anywhere_by_hand():
 @pytest.mark.parametrize("factor, size", [(2, 20), (4, 10), (8, 5), (16, 3)])
 def test_reduction_sizes_and_what_each_keeps(factor, size):
     field = np.random.default_rng(factor).random((2, 41, 41))
-    points = utils.reduce_fields(field, factor, "bicubic")
-    means = utils.reduce_fields(field, factor, "area")
+    points = utils.coarsen_fields(field, factor, "bicubic")
+    means = utils.coarsen_fields(field, factor, "area")
     assert points.shape == means.shape == (2, size, size)
     np.testing.assert_allclose(points[:, ::size - 1, ::size - 1], field[:, ::40, ::40])  # corners
     np.testing.assert_allclose(means.mean(axis=(1, 2)), field.mean(axis=(1, 2)))  # ice volume
@@ -286,9 +287,9 @@ def test_reduction_sizes_and_what_each_keeps(factor, size):
 
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_constant_field_survives_at_every_level(degrade):
-    sizes = {"fine": 5 * [41], "own": [3, 5, 10, 20, 41]}
-    for grid in ("fine", "own"):
-        levels = utils.make_levels(np.full((1, 41, 41), 1234.0), 16, degrade, grid)
+    sizes = {"fine": 5 * [41], "level": [3, 5, 10, 20, 41]}
+    for grid in ("fine", "level"):
+        levels = utils.build_levels(np.full((1, 41, 41), 1234.0), 16, degrade, grid)
         assert [level.shape for level in levels] == [(1, n, n) for n in sizes[grid]]
         for level in levels:
             np.testing.assert_allclose(level, 1234, rtol=1e-6)
@@ -298,11 +299,11 @@ def test_constant_field_survives_at_every_level(degrade):
 def test_no_half_cell_shift(degrade):
     """A ramp comes back as itself (zoom mirrors at the edges: inside), a bump stays centred."""
     ramp = np.broadcast_to(np.arange(41.0), (1, 41, 41))
-    level0 = utils.make_levels(ramp, 4, degrade, "fine")[0]
+    level0 = utils.build_levels(ramp, 4, degrade, "fine")[0]
     inner = slice(12, 29) if degrade == "bicubic" else slice(2, 39)
     np.testing.assert_allclose(level0[..., inner], ramp[..., inner], atol=0.05)
     bump = np.exp(-(((np.arange(41) - 20.0) / 6) ** 2)) * np.ones((1, 41, 1))
-    level0 = utils.make_levels(bump, 4, degrade, "fine")[0]
+    level0 = utils.build_levels(bump, 4, degrade, "fine")[0]
     np.testing.assert_allclose(level0, level0[..., ::-1], atol=1e-6)
 
 
@@ -310,31 +311,31 @@ def test_spline_keeps_ramps_and_passes_through_the_centres():
     centres = utils.cell_centres(10, 5)
     np.testing.assert_allclose(centres, [1, 3, 5, 7, 9])
     fine = utils.cell_centres(10, 10)
-    np.testing.assert_allclose(utils.spline_weights(centres, fine) @ centres, fine)
-    np.testing.assert_allclose(utils.enlargement_weights(5, 10, "area") @ centres, fine)
+    np.testing.assert_allclose(utils.spline_matrix(centres, fine) @ centres, fine)
+    np.testing.assert_allclose(utils.upsampling_matrix(5, 10, "area") @ centres, fine)
     # 15 cells over 5: every third fine centre is a coarse centre
-    np.testing.assert_allclose(utils.enlargement_weights(5, 15, "area")[1::3], np.eye(5),
+    np.testing.assert_allclose(utils.upsampling_matrix(5, 15, "area")[1::3], np.eye(5),
                                atol=1e-12)
-    np.testing.assert_array_equal(utils.enlargement_weights(1, 3, "area"), np.ones((3, 1)))
+    np.testing.assert_array_equal(utils.upsampling_matrix(1, 3, "area"), np.ones((3, 1)))
 
 
 def test_last_level_is_the_field_itself():
     field = np.random.default_rng(0).random((3, 41, 41)).astype(np.float32)
     for degrade in ("bicubic", "area"):
-        for grid in ("fine", "own"):
-            np.testing.assert_array_equal(utils.make_levels(field, 8, degrade, grid)[-1], field)
+        for grid in ("fine", "level"):
+            np.testing.assert_array_equal(utils.build_levels(field, 8, degrade, grid)[-1], field)
 
 
 def test_levels_on_their_own_cells_by_hand():
     """Means of 4 x 4 and of 2 x 2 cells of a product of two rows."""
     along_x, along_y = np.array([1.0, 3, 2, 6, 0, 4, 5, 11]), np.array([1.0, 2, 5, 0])
-    first, second, last = utils.make_levels((along_y[:, None] * along_x)[None], 4, "area", "own")
+    first, second, last = utils.build_levels((along_y[:, None] * along_x)[None], 4, "area", "level")
     np.testing.assert_allclose(first, [[[6, 10]]])  # 2 times 3 and 5
     np.testing.assert_allclose(second[0], np.outer([1.5, 2.5], [2, 4, 2, 8]))
     np.testing.assert_allclose(last[0], np.outer(along_y, along_x))
     # Point samples: a plane's, from corner to corner.
     plane = np.arange(41.0) + 100 * np.arange(41)[:, None]
-    for level, n in zip(utils.make_levels(plane[None], 8, "bicubic", "own"), (5, 10, 20, 41),
+    for level, n in zip(utils.build_levels(plane[None], 8, "bicubic", "level"), (5, 10, 20, 41),
                         strict=True):
         inside = slice(1, -1)  # zoom mirrors at the edges
         places = np.linspace(0, 40, n)
@@ -345,9 +346,9 @@ def test_levels_on_their_own_cells_by_hand():
 @pytest.mark.parametrize("degrade", ["bicubic", "area"])
 def test_levels_on_the_fine_cells_are_the_own_ones_enlarged(degrade):
     field = np.random.default_rng(0).random((2, 41, 48))
-    for own, fine in zip(utils.make_levels(field, 8, degrade, "own"),
-                         utils.make_levels(field, 8, degrade, "fine"), strict=True):
-        np.testing.assert_allclose(utils.enlarge_fields(own, (41, 48), degrade), fine, atol=1e-5)
+    for own, fine in zip(utils.build_levels(field, 8, degrade, "level"),
+                         utils.build_levels(field, 8, degrade, "fine"), strict=True):
+        np.testing.assert_allclose(utils.upsample_fields(own, (41, 48), degrade), fine, atol=1e-5)
 
 
 # ---------------------------------------------------------------- geometry of ice
@@ -359,14 +360,14 @@ def test_surface_and_thickness_by_hand():
     thk = np.array([1000, 1000, 300, 0, 0.0])
     topg = np.array([500, -600, -800, 200, -3000.0])
     usrf = np.array([1500, 400, 300 * (1 - r), 200, 0])
-    np.testing.assert_allclose(utils.upper_surface(thk, topg), usrf)
-    np.testing.assert_allclose(utils.ice_thickness(usrf, topg), thk, atol=1e-9)
-    np.testing.assert_array_equal(utils.floats(thk, topg), [0, 0, 1, 0, 1])
-    assert not utils.floats(utils.RHO_SEA, -utils.RHO_ICE)  # what just floats is grounded
+    np.testing.assert_allclose(utils.surface_from_thickness(thk, topg), usrf)
+    np.testing.assert_allclose(utils.thickness_from_surface(usrf, topg), thk, atol=1e-9)
+    np.testing.assert_array_equal(utils.is_floating(thk, topg), [0, 0, 1, 0, 1])
+    assert not utils.is_floating(utils.RHO_SEA, -utils.RHO_ICE)  # what just floats is grounded
     # Just at the grounding line both answers are the thickness that just floats.
     line = 650 * (1 / r - 1)
-    np.testing.assert_allclose(utils.ice_thickness(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
-    assert utils.ice_thickness(100.0, 300.0) == 0  # rock above the surface
+    np.testing.assert_allclose(utils.thickness_from_surface(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
+    assert utils.thickness_from_surface(100.0, 300.0) == 0  # rock above the surface
 
 
 def test_ice_begins_at_one_thickness_everywhere():
@@ -374,19 +375,19 @@ def test_ice_begins_at_one_thickness_everywhere():
     thin, topg = np.full((2, 2), 0.5), np.array([[100, -100], [0, np.nan]])
     assert not utils.is_ice(thin).any()
     assert utils.is_ice(np.array([0, 1, 1.001, np.nan])).tolist() == [False, False, True, False]
-    np.testing.assert_array_equal(utils.cell_type(thin, topg), [[1, 0], [1, -1]])
-    cells = utils.cells_by_type(thin, np.nan_to_num(topg), 1)
+    np.testing.assert_array_equal(utils.classify_cells(thin, topg), [[1, 0], [1, -1]])
+    cells = utils.surface_type_masks(thin, np.nan_to_num(topg), 1)
     assert cells["ice_free"].all()
-    assert not (cells["grounded"].any() or cells["floating"].any() or cells["margin"].any())
-    assert not utils.cells_by_type(thin, None, 1)["ice"].any()
-    assert "volume_error_percent" not in utils.errors(2 * thin, thin, 1000.0, 1000.0)
+    assert not (cells["grounded"].any() or cells["floating"].any() or cells["boundary_zone"].any())
+    assert not utils.surface_type_masks(thin, None, 1)["ice"].any()
+    assert "volume_error_percent" not in compute_errors(2 * thin, thin, 1000.0, 1000.0)
 
 
 def test_cell_type_by_hand():
     # ocean, land, at sea level, grounded, grounded below the sea, floating; nothing of an unknown
     thk = np.array([0, 0, 0, 500, 500, 500, 500, 0, np.nan, np.nan])
     topg = np.array([-300, 300, 0, 300, -300, -500, np.nan, np.nan, 100, np.nan])
-    kind = utils.cell_type(thk, topg)
+    kind = utils.classify_cells(thk, topg)
     np.testing.assert_array_equal(kind, [0, 1, 1, 2, 2, 3, -1, -1, -1, -1])
     assert kind.dtype == np.int8
     assert [utils.CELL_TYPES[i] for i in kind[[0, 1, 3, 5]]] == [
@@ -397,55 +398,55 @@ def test_cells_by_type_by_hand():
     # ocean, ice shelf, grounded below sea level, grounded on land, land without ice; 2 rows
     thk = np.array([[0, 0, 300, 300, 1000, 1000, 1000, 1000, 500, 0.0]] * 2)
     topg = np.array([[-900, -900, -900, -900, -800, -800, 50, 50, 50, 50.0]] * 2)
-    cells = utils.cells_by_type(thk, topg, near_cells=1)
+    cells = utils.surface_type_masks(thk, topg, near_cells=1)
     for name, row in (("grounded", [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]),
                       ("floating", [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]),
                       ("ice_free", [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
-                      ("margin", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1])):
+                      ("boundary_zone", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1])):
         np.testing.assert_array_equal(cells.pop(name), [row, row])
     assert not cells
-    wide = utils.cells_by_type(thk, topg, near_cells=2)["margin"]
+    wide = utils.surface_type_masks(thk, topg, near_cells=2)["boundary_zone"]
     np.testing.assert_array_equal(wide[0], [1, 1, 1, 1, 1, 1, 0, 1, 1, 1])
 
-    bare = utils.cells_by_type(thk, None, near_cells=1)
-    assert set(bare) == {"ice", "margin"}
+    bare = utils.surface_type_masks(thk, None, near_cells=1)
+    assert set(bare) == {"ice", "boundary_zone"}
     np.testing.assert_array_equal(bare["ice"][0], [0, 0, 1, 1, 1, 1, 1, 1, 1, 0])
-    np.testing.assert_array_equal(bare["margin"][0], [0, 1, 1, 0, 0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(bare["boundary_zone"][0], [0, 1, 1, 0, 0, 0, 0, 0, 1, 1])
     for same in (np.zeros((3, 3)), np.full((3, 3), 500.0)):  # one type: nothing to be near to
-        assert not utils.cells_by_type(same, 0 * same, near_cells=9)["margin"].any()
+        assert not utils.surface_type_masks(same, 0 * same, near_cells=9)["boundary_zone"].any()
     # At the thickness that just floats, ice counts as grounded; distance is that of the centres.
     thk, topg = np.full((5, 5), utils.RHO_SEA), np.full((5, 5), -utils.RHO_ICE)
     thk[2, 2] = 0
-    cells = utils.cells_by_type(thk, topg, near_cells=1.5)
+    cells = utils.surface_type_masks(thk, topg, near_cells=1.5)
     assert cells["grounded"].sum() == 24
-    np.testing.assert_array_equal(cells["margin"], np.pad(np.ones((3, 3), bool), 1))
+    np.testing.assert_array_equal(cells["boundary_zone"], np.pad(np.ones((3, 3), bool), 1))
 
 
 # ---------------------------------------------------------------- scores
 
 
 def test_errors_by_hand():
-    found = utils.errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
+    found = compute_errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
     assert found == pytest.approx({
         "mse": 250e-6, "rmse_m": np.sqrt(250), "mae_m": 15, "bias_m": -5,
         "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120,
-        "false_ice_km2": 0, "lost_ice_km2": 25, "ice_area_error_percent": -50})
-    ocean = utils.errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
+        "false_ice_km2": 0, "missed_ice_km2": 25, "ice_area_error_percent": -50})
+    ocean = compute_errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
     assert ocean["volume_error_km3"] == pytest.approx(4e-3)
     assert "volume_error_percent" not in ocean
     assert "ice_area_error_percent" not in ocean
-    assert utils.rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
+    assert compute_rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
 
 
-def test_false_and_lost_ice_by_hand():
+def test_false_and_missed_ice_by_hand():
     """Of 8 cells of 2 km 4 are ice; the result has 2 of them, and 3 beside. 1 m is no ice."""
     label = np.array([[500.0, 2, 30, 900], [0, 0, 1, 0.5]])
     thk = np.array([[400.0, 9, 1, 0.0], [3, 2, 1.5, 1]])
-    found = utils.errors(thk, label, 1000.0, 2000.0)
-    assert (found["false_ice_km2"], found["lost_ice_km2"]) == (12, 8)
+    found = compute_errors(thk, label, 1000.0, 2000.0)
+    assert (found["false_ice_km2"], found["missed_ice_km2"]) == (12, 8)
     assert found["ice_area_error_percent"] == pytest.approx(25)
-    other = utils.errors(label, thk, 1000.0, 2000.0)
-    assert (other["false_ice_km2"], other["lost_ice_km2"]) == (8, 12)
+    other = compute_errors(label, thk, 1000.0, 2000.0)
+    assert (other["false_ice_km2"], other["missed_ice_km2"]) == (8, 12)
     assert other["ice_area_error_percent"] == pytest.approx(-20)
 
 
@@ -454,16 +455,16 @@ def test_score_by_hand():
     label, cells = np.array([100.0, 100, 100, 0]), np.array([True, True, False, False])
     thickness = {"bicubic": label + [4, -4, 999, 0], "perfect": label + [0.005, 0.005, 7, 0],
                  "model": label + [1, 1, 999, 999]}
-    found = utils.score(thickness, label, cells, 1000.0, 1000.0)
+    found = score_methods(thickness, label, cells, 1000.0, 1000.0)
     assert found["n_cells"] == 2
-    assert found["ratio"] == {"bicubic": pytest.approx(1 / 16)}
+    assert found["mse_ratio"] == {"bicubic": pytest.approx(1 / 16)}
     assert list(found["errors"]) == ["bicubic", "perfect", "model"]
     assert found["errors"]["bicubic"] == pytest.approx({
         "mse": 16e-6, "rmse_m": 4, "mae_m": 4, "bias_m": 0, "volume_error_km3": 0,
-        "volume_error_percent": 0, "false_ice_km2": 0, "lost_ice_km2": 0,
+        "volume_error_percent": 0, "false_ice_km2": 0, "missed_ice_km2": 0,
         "ice_area_error_percent": 0})
-    nowhere = utils.score(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
-    assert nowhere == {"n_cells": 0, "errors": {}, "ratio": {}}
+    nowhere = score_methods(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
+    assert nowhere == {"n_cells": 0, "errors": {}, "mse_ratio": {}}
 
 
 # ---------------------------------------------------------------- files
@@ -471,21 +472,21 @@ def test_score_by_hand():
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "file.txt"
-    with utils.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text("old")
     # What a computation raises while a file is open is its own, not a full disk.
     with pytest.raises(RuntimeError, match="^the sum went wrong$"), \
-            utils.replacing(path) as temporary:
+            files.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError("the sum went wrong")
     for error in (RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")):
         with pytest.raises(OSError, match="file.txt: cannot be written; is the disk full"), \
-                utils.replacing(path) as temporary, utils.writing(path):
+                files.atomic_write(path) as temporary, files.explain_write_errors(path):
             temporary.write_text("half")
             raise error
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(OSError, match="cannot be written"), utils.replacing(path / "below"):
+    with pytest.raises(OSError, match="cannot be written"), files.atomic_write(path / "below"):
         pass  # a file is in the way of its folder
 
 
@@ -499,48 +500,48 @@ def test_an_output_that_is_an_input_is_refused(output, folder):
     Path("sub/map.nc").symlink_to("../symbolic.nc")
     message = "sub: not a file" if output == "sub" else "this is .*map.nc, which is read"
     with pytest.raises(InputError, match=message):
-        utils.check_output(output, None, "absent.nc", folder / "map.nc")
+        files.check_output_path(output, None, "absent.nc", folder / "map.nc")
     with pytest.raises(InputError, match=message):
-        utils.check_output(folder / output, "", "map.nc")
+        files.check_output_path(folder / output, "", "map.nc")
     with pytest.raises(InputError, match="this is later.nc"):  # where there is no file yet, too
-        utils.check_output("sub/../later.nc", "later.nc")
+        files.check_output_path("sub/../later.nc", "later.nc")
 
 
 def test_an_output_of_its_own_is_fine(folder):
     for name in ("map.nc", "old.nc"):
         (folder / name).write_text("the same text")
-    utils.check_output("new.nc", "map.nc", None)
-    utils.check_output("old.nc", "map.nc")  # made anew
-    utils.check_output("map.nc")
+    files.check_output_path("new.nc", "map.nc", None)
+    files.check_output_path("old.nc", "map.nc")  # made anew
+    files.check_output_path("map.nc")
 
 
 def test_tables_keep_numbers_and_gaps(tmp_path):
     rows = [{"epoch": 1, "rmse_m": 0.1}, {"epoch": 2, "rmse_m": None}]
     for _ in range(2):  # written again as read, not a letter changes
-        utils.write_table(tmp_path / "t.csv", rows)
+        files.write_table(tmp_path / "t.csv", rows)
         assert (tmp_path / "t.csv").read_text() == "epoch,rmse_m\n1,0.1\n2,\n"
-        rows = utils.read_table(tmp_path / "t.csv")
+        rows = files.read_table(tmp_path / "t.csv")
 
 
 def test_json_has_no_nan_in_it(tmp_path):
     path = tmp_path / "scores.json"
-    utils.write_json(path, {"rmse_m": 1.5})
+    files.write_json(path, {"rmse_m": 1.5})
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            utils.write_json(path, {"rmse_m": bad})
-    assert utils.read_json(path, "") == {"rmse_m": 1.5}
+            files.write_json(path, {"rmse_m": bad})
+    assert files.read_json(path, "") == {"rmse_m": 1.5}
     path.write_text("{")
     with pytest.raises(InputError, match="scores.json: not valid JSON .*; make it again"):
-        utils.read_json(path, "make it again")
+        files.read_json(path, "make it again")
 
 
 def test_differences_say_where_in_the_settings_they_are():
     old = {"seed": 0, "gone": 1, "same": [1, 2], "data": {"seed": 0, "source": "a.nc"}}
     new = {"seed": 0, "same": [1, 2], "data": {"seed": 1, "source": "a.nc"}, "new": None, "lr": 0.1}
-    found = utils.differences(old, new)
+    found = diff_settings(old, new)
     assert found == {"gone": (1, None), "data.seed": (0, 1), "lr": (None, 0.1)}
-    assert utils.differences_text(found) == "gone 1 -> None; data.seed 0 -> 1; lr None -> 0.1"
-    assert utils.differences(old, old) == {}
+    assert format_differences(found) == "gone 1 -> None; data.seed 0 -> 1; lr None -> 0.1"
+    assert diff_settings(old, old) == {}
 
 
 
@@ -548,7 +549,7 @@ def test_differences_say_where_in_the_settings_they_are():
 
 
 def test_tables_on_screen_are_aligned(capsys):
-    utils.print_table([("", "RMSE m", ""), ("bicubic", "1.5", "x"), ("model", "100.25", "")])
+    command_line.print_table([("", "RMSE m", ""), ("bicubic", "1.5", "x"), ("model", "100.25", "")])
     assert capsys.readouterr().out == ("         RMSE m\n"
                                        "bicubic     1.5  x\n"
                                        "model    100.25\n")
@@ -556,7 +557,7 @@ def test_tables_on_screen_are_aligned(capsys):
 
 def test_progress_says_how_long_it_will_take(capsys):
     for done in range(1, 101):
-        utils.show_progress("tile", done, 100, 2.5, "here   ")
+        command_line.show_progress("tile", done, 100, 2.5, "here   ")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21  # in a log, the first and every twentieth
     assert lines[0] == "tile     1/100   here     4:07 left"
@@ -565,13 +566,13 @@ def test_progress_says_how_long_it_will_take(capsys):
 
 def test_a_kill_leaves_nothing_half_written(folder, capsys):
     def main():
-        with utils.replacing("fine.nc") as temporary:
+        with files.atomic_write("fine.nc") as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)  # the signal comes first
 
     with pytest.raises(SystemExit) as stopped:
-        utils.run_script(main)
+        command_line.run_script(main)
     assert stopped.value.code == 130
     assert "stopped" in capsys.readouterr().err
     assert not list(folder.iterdir())

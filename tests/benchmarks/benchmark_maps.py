@@ -26,11 +26,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)]  # 
 from benchmark_training import matrix_product_flops
 
 import downscale
-import figures
-import maps
 import model
-import runs
-import utils
+from icesheet import checkpoints, command_line, figures, map_files
+from icesheet.command_line import InputError
 
 
 def timed(function, spent):
@@ -45,24 +43,24 @@ def timed(function, spent):
 
 def main():
     if len(sys.argv) < 3:
-        raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
-    figures.choose_screen(show=False)
+        raise InputError("expected MAP.nc and one run or more; see the top of this file")
+    figures.select_backend(show=False)
     figures.plot_downscaled = lambda *args: figures.plt.figure()
-    figures.save = lambda *args: None
-    predict, ice_map = model.predict, maps.read_map(sys.argv[1])
+    figures.save_figure = lambda *args: None
+    predict, ice_map = model.predict_ensemble, map_files.read_map(sys.argv[1])
     product = matrix_product_flops()
     print(f"matrix product 4096   {product / 1e9:.1f} GFLOP/s")
     for run in sys.argv[2:]:
-        settings, spent = runs.read_settings(run), []
-        model.predict = timed(predict, spent)
+        settings, spent = checkpoints.read_settings(run), []
+        model.predict_ensemble = timed(predict, spent)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             start = time.perf_counter()
-            downscale.downscale(run, sys.argv[1], f"{folder}/fine.nc")
+            downscale.downscale_map(run, sys.argv[1], f"{folder}/fine.nc")
             whole = time.perf_counter() - start
         seconds, cells = np.sum(spent, axis=0)
         n = ice_map["thk"].size * settings["scale"] ** 2
-        turns = 8 if settings["average_turns"] else 1
-        flops = cells * turns * model.count_operations(settings, 41) / 41**2 / seconds
+        turns = 8 if settings["self_ensemble"] else 1
+        flops = cells * turns * model.count_flops(settings, 41) / 41**2 / seconds
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"{run}, {settings['scale']}x, {turns} turns: {n / whole / 1e6:.3f} million fine "
               f"cells a second ({whole:.0f} s); network {seconds / whole:.0%} of the time, "
@@ -72,4 +70,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)

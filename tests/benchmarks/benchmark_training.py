@@ -35,7 +35,9 @@ from conftest import example_settings
 import model
 import train
 import utils
-from model import tf
+from icesheet import device
+from icesheet.device import tf
+from icesheet.scores import compute_rmse_m
 
 N_PATCHES, SCALE, SIZE, THREADS, TURNS = 140, 8, 41, 2, 3
 WEIGHT = 0.005  # of all kernels where our chain and PyTorch's are compared
@@ -66,7 +68,7 @@ def epoch_flops(settings):
     gradients stay within a stage; of the first stage never.
     """
     layers = model.build_layers(settings)
-    cells = [level[0].size for level in utils.make_levels(
+    cells = [level[0].size for level in utils.build_levels(
         np.zeros((1, SIZE, SIZE)), SCALE, "bicubic", settings["grid"])]
     return sum(2 * N_PATCHES * cells[k] * int(np.prod(conv.kernel.shape)) * (
         2 if name == "conv1" and (settings["gradients"] == "stage" or k == 1) else 3)
@@ -81,7 +83,7 @@ def make_networks():
         "default": example_settings(scale=SCALE, data=data, **recipe),
         "9-1-5": example_settings(
             scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], grid="fine", padding="CONSTANT",
-            base="bicubic", consistency=False, gradients="stage", correction_m=None, batch_size=5,
+            first_guess="bicubic", consistency=False, gradients="stage", output_scale_m=None, batch_size=5,
             data=data)}
 
 
@@ -92,7 +94,7 @@ def make_fields(networks):
     """
     rng, shape = np.random.default_rng(0), (N_PATCHES, SIZE, SIZE)
     thk, topg = rng.uniform(0, 4000, shape), rng.uniform(-1000, 1000, shape)
-    return {name: [utils.make_levels(field, SCALE, "bicubic", settings["grid"])
+    return {name: [utils.build_levels(field, SCALE, "bicubic", settings["grid"])
                    for field in (thk, topg)] for name, settings in networks.items()}
 
 
@@ -105,13 +107,13 @@ def make_epoch(settings, thk, topg):
     layers = model.build_layers(settings)
     optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
     optimizer.build(model.list_weights(layers))
-    step = train.make_step(layers, optimizer, settings)
-    train_epoch, bare = train.make_epoch(step, layers, settings), tf.function(step)
+    step = train.make_train_step(layers, optimizer, settings)
+    train_epoch, bare = train.compile_epoch(step, layers, settings), tf.function(step)
     alike = model.build_layers(settings)
     for weight in model.list_weights(alike):
         weight.assign(tf.fill(weight.shape, 0.0 if len(weight.shape) == 1 else WEIGHT))
     predictions = model.run_chain(alike, thk[0], topg, settings)
-    rmse_m = [utils.rmse_m(*pair) for pair in zip(predictions, thk[1:], strict=True)]
+    rmse_m = [compute_rmse_m(*pair) for pair in zip(predictions, thk[1:], strict=True)]
 
     def constants(size=None):
         return [[tf.constant(level[:size]) for level in field] for field in (thk, topg)]
@@ -129,9 +131,9 @@ def torch_process(python, networks, fields):
     sizes = [level.shape[1] for level in fields["default"][0]]
     matrices = {}
     for k, size in enumerate(sizes[1:], 1):
-        matrices |= {f"bring{k}": model.local_weights(sizes[k - 1], size, "bicubic"),
-                     f"reduce{k}": utils.reduction_weights(size, sizes[0], "bicubic"),
-                     f"spread{k}": model.spread_weights(sizes[0], size, "bicubic")}
+        matrices |= {f"bring{k}": utils.catmull_rom_matrix(sizes[k - 1], size, "bicubic"),
+                     f"reduce{k}": utils.coarsening_matrix(size, sizes[0], "bicubic"),
+                     f"spread{k}": model.prolongation_matrix(sizes[0], size, "bicubic")}
     levels = {f"{field}{number}_{k}": level for number, name in enumerate(networks)
               for field, of_name in zip(("thk", "topg"), fields[name], strict=True)
               for k, level in enumerate(of_name)}
@@ -170,7 +172,7 @@ def torch_process(python, networks, fields):
 def compare_with_torch(python, networks, epochs, fields):
     """Print PyTorch's matrix product, and its time for each network's epoch over ours, in turns.
 
-    epochs: of make_epoch, {name: (epoch, step, RMSE [m] of each stage)}; fields: of make_fields.
+    epochs: of compile_epoch, {name: (epoch, step, RMSE [m] of each stage)}; fields: of make_fields.
     """
     with torch_process(python, networks, fields) as found:
         if found is None:
@@ -206,7 +208,7 @@ def main():
     args = parser.parse_args()
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    print(f"device {model.set_up_device()}, TensorFlow {tf.__version__}, {THREADS} threads")
+    print(f"device {device.set_up_device()}, TensorFlow {tf.__version__}, {THREADS} threads")
     networks, n_stages = make_networks(), model.count_stages(SCALE)
     fields = make_fields(networks)
     epochs = {name: make_epoch(settings, *fields[name]) for name, settings in networks.items()}

@@ -27,10 +27,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import downscale
-import maps
-import runs
 import utils
-from evaluate import METHODS
+from icesheet import command_line, flow_metrics, map_files, reconstruction
+from icesheet.command_line import InputError
+from icesheet.scores import METHOD_STYLES
 
 RATE_FACTOR = 1e-16  # Glen's A [Pa-3 a-1]
 MOST_DIFFUSIVE = 3e7  # [m2 a-1], keeps steps from getting tiny over cliffs of the first years
@@ -40,7 +40,7 @@ def thinned(thk, topg, less_m, rise_m, size=1.0):
     """thk, topg (y, x) m with less ice on a higher bed, none afloat; all heights times size."""
     topg = topg + rise_m
     thk = np.maximum(thk - less_m, 0)
-    thk[~utils.is_ice(thk) | utils.floats(thk, topg)] = 0
+    thk[~utils.is_ice(thk) | utils.is_floating(thk, topg)] = 0
     return size * thk, size * topg
 
 
@@ -80,70 +80,70 @@ def flow(thk, topg, spacing_m, years, snowline_m, most_snow, gradient):
         change += np.clip(gradient * (usrf[1:-1, 1:-1] - snowline_m), -4, most_snow)
         thk[1:-1, 1:-1] = np.maximum(thk[1:-1, 1:-1] + step * change, 0)
         if steps % 20 == 0:
-            thk[utils.floats(thk, topg)] = 0
+            thk[utils.is_floating(thk, topg)] = 0
         time, steps = time + step, steps + 1
     return np.where(thk < 1, 0, thk)
 
 
 def make_maps(path):
     """The four maps of a map file: yields name, spacing [m], thk and topg (y, x) m."""
-    ice_map = maps.read_map(path)
+    ice_map = map_files.read_map(path)
     thk, topg = ice_map["thk"], ice_map["topg"]
-    yield "thinned", 8000.0, *thinned(thk, topg, 1000, 1000)
+    yield "thin_ice_share", 8000.0, *thinned(thk, topg, 1000, 1000)
     yield "mountain", 1000.0, *thinned(thk, topg, 1500, 2000, 0.25)
     part = slice(200, 560), slice(400, 760)
     bare = topg[part] + utils.RHO_ICE / 3300 * thk[part] + 200  # risen as far as mantle lets it
     less = np.maximum(thk[part] - 800, 0)
-    yield "flow, land", 8000.0, flow(less, bare, 8000.0, 20000, 2300, 0.1, 0.006), bare
+    yield "flow, land", 8000.0, flow_metrics(less, bare, 8000.0, 20000, 2300, 0.1, 0.006), bare
     bare = 0.6 * (bare + 1000)
     yield ("flow, icefield", 1000.0,
-           flow(0.6 * less, bare, 1000.0, 400, 2000, 1.0, 0.006), bare)
+           flow_metrics(0.6 * less, bare, 1000.0, 400, 2000, 1.0, 0.006), bare)
 
 
 def hindcast(run, ice_map):
-    """A map in memory rebuilt by a run, without a word: of downscale.rebuild, coarsen, open_run.
+    """A map in memory rebuilt by a run, without a word: of downscale.reconstruct, coarsen, open_run.
 
     Returns {method: (y, x) m}, the fine and the coarse map, the settings and the scale.
     """
-    settings, scale, chain = runs.open_run(run)
-    fine, coarse = downscale.coarsen(ice_map, scale)
+    settings, scale, chain = downscale.open_run(run)
+    fine, coarse = reconstruction.coarsen_map(ice_map, scale)
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
-        by_method = downscale.rebuild(chain, fine, coarse, settings, scale)
+        by_method = downscale.reconstruct(chain, fine, coarse, settings, scale)
     return by_method, fine, coarse, settings, scale
 
 
 def made_map(thk, topg, spacing_m):
     """A map (see maps) of fields (y, x) m."""
     y, x = (spacing_m * np.arange(n) for n in thk.shape)
-    return maps.make_map(x, y, thk, topg.astype(np.float32))
+    return map_files.make_map(x, y, thk, topg.astype(np.float32))
 
 
 def score(run, thk, topg, spacing_m):
-    """RMSE [m] of every method in a hindcast of a map in memory, {method: rmse_m}, and the scores
+    """RMSE [m] of every method in a hindcast of a map in memory, {method: compute_rmse_m}, and the scores
     of the intervals, see uncertainty.score_intervals; None of a run that was not calibrated.
     """
-    scores = downscale.score_map(*hindcast(run, made_map(thk, topg, spacing_m)))
-    intervals = scores.get("uncertainty", {"by_type": {"all": None}})["by_type"]["all"]
+    scores = reconstruction.score_reconstruction(*hindcast(run, made_map(thk, topg, spacing_m)))
+    intervals = scores.get("uncertainty", {"by_surface_type": {"all": None}})["by_surface_type"]["all"]
     rmse_m = {method: errors["rmse_m"] for method, errors in scores["all"]["errors"].items()}
     return rmse_m, intervals
 
 
 def main():
     if len(sys.argv) < 3:
-        raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
-    runs, others = sys.argv[2:], [method for method in METHODS if method != "model"]
-    rows = [("", *(METHODS[method][0] for method in others), *runs)]
+        raise InputError("expected MAP.nc and one run or more; see the top of this file")
+    runs, others = sys.argv[2:], [method for method in METHOD_STYLES if method != "model"]
+    rows = [("", *(METHOD_STYLES[method][0] for method in others), *runs)]
     for name, spacing_m, thk, topg in make_maps(sys.argv[1]):
         cells = []
         for run in runs:
             rmse_m, intervals = score(run, thk, topg, spacing_m)
-            share = rmse_m["model"] / rmse_m["surface_base_consistent"]
+            share = rmse_m["model"] / rmse_m["surface_minus_bed_consistent"]
             cells.append(f"{rmse_m['model']:.1f} ({share:.3f})" + (
                 f", 90 % in {intervals['coverage']['0.9']:.1%}" if intervals else ""))
         rows.append((name, *(f"{rmse_m[method]:.1f}" for method in others), *cells))
         print(f"{name}: done", flush=True)
-    utils.print_table(rows)
+    command_line.print_table(rows)
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)

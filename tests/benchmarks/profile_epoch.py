@@ -18,8 +18,8 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import model
 import train
-import utils
-from model import tf
+from icesheet import command_line
+from icesheet.device import tf
 
 SHOWN = 14  # kinds of operations
 
@@ -48,7 +48,7 @@ def main():
     for name, settings in networks.items():
         layers = model.build_layers(settings)
         optimizer = tf.keras.optimizers.Adam(1e-3)
-        epoch = train.make_epoch(train.make_step(layers, optimizer, settings), layers, settings)
+        epoch = train.compile_epoch(train.make_train_step(layers, optimizer, settings), layers, settings)
         arguments = [[tf.constant(level) for level in field] for field in fields[name]]
         epoch(*arguments)  # compiled, not counted
         with tempfile.TemporaryDirectory() as folder:
@@ -60,10 +60,10 @@ def main():
             kinds = sorted(seconds_by_kind(folder).items(), key=lambda item: -item[1][1])
         total = sum(seconds for _, (_, seconds) in kinds)
         print(f"\n{name}: an epoch of {took:.2f} s while profiled; {total:.2f} s of operations")
-        utils.print_table([("operation", "times", "seconds", "share")] + [
+        command_line.print_table([("operation", "times", "seconds", "share")] + [
             (kind, str(n), f"{seconds:.3f}", f"{seconds / total:.0%}")
             for kind, (n, seconds) in kinds[:SHOWN]])
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)

@@ -5,8 +5,8 @@
 Two OpenMP runtimes in one process end in a segmentation fault, so nothing of TensorFlow is imported
 here. CASES.npz: settings: a JSON list of those of each network; thk0_1, topg0_1 and so on: fields
 (patch, y, x) [m] of network 0 at level 1; bring1, reduce1, spread1 and so on: matrices of
-model.local_weights from the level before, of utils.reduction_weights to level 0 and of
-model.spread_weights from it, all of own grids; weight: see below.
+utils.catmull_rom_matrix from the level before, of utils.coarsening_matrix to level 0 and of
+model.prolongation_matrix from it, all of own grids; weight: see below.
 Says "ready" and for each network the RMSE [m] of its stages with all kernels at `weight`; then
 answers each line of its input, "product" or the number of a network, with the seconds that a matrix
 product or an epoch took.
@@ -43,8 +43,8 @@ def make_stages(settings, n_stages):
     return stages.to(memory_format=torch.channels_last)
 
 
-def surface_base(thk, topg_before, topg):
-    """Thickness that a finer bed leaves under the surface of ice, as in model.stage_base [m]."""
+def surface_minus_bed(thk, topg_before, topg):
+    """Thickness that a finer bed leaves under the surface of ice, as in model.compute_first_guess [m]."""
     thk = thk.relu()
     usrf = torch.maximum(thk + topg_before, (1 - RATIO) * thk) * (thk > 0)
     grounded = usrf - topg
@@ -53,12 +53,12 @@ def surface_base(thk, topg_before, topg):
 
 
 def bring(fields, matrix):
-    """Fields (patch, y, x) on other cells, as model.bring; matrix of one axis, both are alike."""
+    """Fields (patch, y, x) on other cells, as model.regrid_level; matrix of one axis, both are alike."""
     return matrix @ fields @ matrix.T
 
 
 def make_consistent(thk, thk0, reduce, spread):
-    """What model.make_consistent does to point samples [m]; thk0: level 0 on its own cells."""
+    """What model.enforce_consistency does to point samples [m]; thk0: level 0 on its own cells."""
     thk = thk.relu()
     return (thk + bring(thk0 - bring(thk, reduce), spread)).relu()
 
@@ -68,19 +68,19 @@ def run_chain(stages, thk, topg, settings, matrices):
 
     thk: level 0; topg: bed at every level; matrices: {name: matrix}, see the top of this file.
     """
-    data, predictions, thk0, own = settings["data"], [], thk, settings["grid"] == "own"
+    data, predictions, thk0, own = settings["data"], [], thk, settings["grid"] == "level"
     for k, stage in enumerate(stages, 1):
         before, topg_before = thk, topg[k - 1]
         if own:
             before, topg_before = (bring(field, matrices[f"bring{k}"])
                                    for field in (before, topg_before))
-        base = (surface_base(before, topg_before, topg[k]) if settings["base"] == "surface"
+        base = (surface_minus_bed(before, topg_before, topg[k]) if settings["first_guess"] == "surface-minus-bed"
                 else before)
         channels = torch.stack([
             before / data["thk_norm_m"], topg[k] / data["topg_norm_m"],
             10 * (topg[k] - topg_before) / data["topg_norm_m"]], 1)
         values = stage(channels.to(memory_format=torch.channels_last))[:, 0]
-        thk = base + (settings["correction_m"] or data["thk_norm_m"]) * values
+        thk = base + (settings["output_scale_m"] or data["thk_norm_m"]) * values
         if own and settings["consistency"]:
             thk = make_consistent(thk, thk0, matrices[f"reduce{k}"], matrices[f"spread{k}"])
         predictions.append(thk)

@@ -17,8 +17,9 @@ import downscale
 import evaluate
 import model
 import prepare_data
-import projections
 import train
+from icesheet import projections
+from icesheet.settings import SELF_ENSEMBLE_MEMBERS
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -47,7 +48,7 @@ def assert_together(parts, whole, downwards=False):
 @pytest.mark.parametrize("downwards", [False, True])
 def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downwards):
     """With unknown cells and intervals; xarray and GDAL open them as one, where they are."""
-    monkeypatch.setattr(downscale, "TILE", 1)  # the smallest tiles there can be
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)  # the smallest tiles there can be
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(75, 6)
     topg[30, 2] = np.nan
@@ -57,7 +58,7 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
     whole, about = make("whole.nc")
     assert about["part"] == "1/1" and {"thk_uncertainty", "mask", "usrf"} < set(whole)
     names = [f"fine_{k}.nc" for k in (1, 2, 3)]
-    parts = [make(name, "--part", f"{k}/3") for k, name in enumerate(names, 1)]
+    parts = [make(name, "--strip", f"{k}/3") for k, name in enumerate(names, 1)]
     assert [about["part"] for _, about in parts] == ["1/3", "2/3", "3/3"]
     assert_together([fields for fields, _ in parts], whole, downwards)
     assert len(list((folder / "results").glob("*/*.png"))) == 1  # of the whole map
@@ -86,9 +87,9 @@ def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncom
         return "complete, left as it is" not in capsys.readouterr().out
 
     assert is_made_again()
-    assert not is_made_again() and not is_made_again("--part", "1/1")
+    assert not is_made_again() and not is_made_again("--strip", "1/1")
     assert is_made_again("--densities", "910", "1028") and is_made_again() and not is_made_again()
-    assert is_made_again("--turns", "2") and is_made_again()
+    assert is_made_again("--self-ensemble", "2") and is_made_again()
     write_run(scatter=0.05)  # other weights
     assert is_made_again()
     save_map("coarse.nc", *rough(8, 8, seed=5))
@@ -98,7 +99,7 @@ def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncom
 
 
 def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
-    monkeypatch.setattr(downscale, "TILE", 1)
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
     write_run()
     thk, topg = rough(75, 6)
     write_map("coarse.nc", {"time": 3, "y": 75, "x": 6}, {
@@ -110,7 +111,7 @@ def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
     years = [make(f"fine_{k}.nc", "--time", str(k))[0]["thk"] for k in range(3)]
     whole = make("whole.nc", "--time", "all")[0]["thk"]
     assert np.array_equal(np.stack(years), whole, equal_nan=True)
-    strips = [make(f"strip_{k}.nc", "--time", "all", "--part", f"{k}/2")[0]["thk"] for k in (1, 2)]
+    strips = [make(f"strip_{k}.nc", "--time", "all", "--strip", f"{k}/2")[0]["thk"] for k in (1, 2)]
     assert np.array_equal(np.concatenate(strips, axis=1), whole, equal_nan=True)
     capsys.readouterr()
     make("fine_1.nc", "--time", "1")
@@ -120,9 +121,9 @@ def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--part", "0/3"], "--part 0/3: expected K/N"), (["--part", "4/3"], "--part 4/3: expected"),
-    (["--part", "2"], "--part 2: expected K/N"), (["--part", "1/2"], "1 rows of tiles, so many"),
-    (["--turns", "3"], "invalid choice: 3")])
+    (["--strip", "0/3"], "--strip 0/3: expected K/N"), (["--strip", "4/3"], "--strip 4/3: expected"),
+    (["--strip", "2"], "--strip 2: expected K/N"), (["--strip", "1/2"], "1 rows of tiles, so many"),
+    (["--self-ensemble", "3"], "invalid choice: 3")])
 def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, message):
     write_run()
     save_map("coarse.nc", *rough(8, 8))
@@ -137,7 +138,7 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
     write_run(scatter=0.05)
     save_map("coarse.nc", *rough(300, 8))  # two rows of tiles
     script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
-    with subprocess.Popen([*script, "--output", "fine_1.nc", "--part", "1/2"],
+    with subprocess.Popen([*script, "--output", "fine_1.nc", "--strip", "1/2"],
                           stdout=subprocess.PIPE, text=True) as killed:
         for line in killed.stdout:
             if line.startswith("tile"):
@@ -145,15 +146,15 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
         killed.send_signal(signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL and not (folder / "fine_1.nc").exists()
 
-    done = subprocess.run(["xargs", "-P", "2", "-I{}", *script, "--output", "fine_{}.nc", "--part",
+    done = subprocess.run(["xargs", "-P", "2", "-I{}", *script, "--output", "fine_{}.nc", "--strip",
                            "{}/2"], input="1\n1\n", text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    make("fine_2.nc", "--part", "2/2")
+    make("fine_2.nc", "--strip", "2/2")
     whole, _ = make("whole.nc")
     assert_together([read(f"fine_{k}.nc")[0] for k in (1, 2)], whole)
 
     before = (folder / "fine_2.nc").stat().st_mtime_ns
-    make("fine_2.nc", "--part", "2/2")
+    make("fine_2.nc", "--strip", "2/2")
     assert "fine_2.nc: complete, left as it is" in capsys.readouterr().out
     assert (folder / "fine_2.nc").stat().st_mtime_ns == before
 
@@ -161,7 +162,7 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
 # ---------------------------------------------------------------- turns
 
 
-@pytest.mark.parametrize("turns", model.TURNS)
+@pytest.mark.parametrize("turns", SELF_ENSEMBLE_MEMBERS)
 def test_turns_are_averaged_as_asked_and_make_a_group(turns):
     """A group: averaged, the result is the same from each of its sides."""
     rng = np.random.default_rng(0)
@@ -171,25 +172,25 @@ def test_turns_are_averaged_as_asked_and_make_a_group(turns):
     def chain(thk, topg):
         return [thk + shift]
 
-    numbers = model.TURNS[turns]
-    (found,), spread = model.predict(chain, thk, [], turns)
-    each = [model.turn(model.turn(thk, number) + shift, number, back=True) for number in numbers]
+    numbers = SELF_ENSEMBLE_MEMBERS[turns]
+    (found,), spread = model.predict_ensemble(chain, thk, [], turns)
+    each = [model.apply_symmetry(model.apply_symmetry(thk, number) + shift, number, back=True) for number in numbers]
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-6)
     np.testing.assert_allclose(spread, np.std(each, axis=0), atol=1e-3)
     for number in numbers:
-        (turned,), _ = model.predict(chain, model.turn(thk, number), [], turns)
-        np.testing.assert_allclose(turned, model.turn(found, number), rtol=1e-5)
+        (turned,), _ = model.predict_ensemble(chain, model.apply_symmetry(thk, number), [], turns)
+        np.testing.assert_allclose(turned, model.apply_symmetry(found, number), rtol=1e-5)
 
 
 def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(8, 12))
     eight, about = make("fine.nc")
-    assert about["turns"] == 8 and "thk_uncertainty" in eight
-    np.testing.assert_array_equal(make("fine8.nc", "--turns", "8")[0]["thk"], eight["thk"])
+    assert about["self_ensemble"] == 8 and "thk_uncertainty" in eight
+    np.testing.assert_array_equal(make("fine8.nc", "--self-ensemble", "8")[0]["thk"], eight["thk"])
     capsys.readouterr()
-    two, about = make("fine2.nc", "--turns", "2")
-    assert about["turns"] == 2 and "thk_uncertainty" not in two
+    two, about = make("fine2.nc", "--self-ensemble", "2")
+    assert about["self_ensemble"] == 2 and "thk_uncertainty" not in two
     assert "note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of 2\n" in (
         capsys.readouterr().out)
     assert np.nanmax(np.abs(two["thk"] - eight["thk"])) > 0
@@ -198,13 +199,13 @@ def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
 def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(16, 24), spacing_m=5000.0)
-    for argv in ([], ["--turns", "1"]):
-        assert downscale.main(["coarse.nc", "--run", "made", "--hindcast", *argv]) == 0
+    for argv in ([], ["--self-ensemble", "1"]):
+        assert downscale.main(["coarse.nc", "--run", "made", "--reconstruct", *argv]) == 0
     found = {path.name.split("_coarse")[0]: json.loads(path.read_text())
-             for path in (folder / "results" / "made").glob("hindcast_*.json")}
-    assert {name: metrics["turns"] for name, metrics in found.items()} == {
-        "hindcast": 8, "hindcast_turns1": 1}
-    assert "uncertainty" in found["hindcast"] and "uncertainty" not in found["hindcast_turns1"]
+             for path in (folder / "results" / "made").glob("reconstruction_*.json")}
+    assert {name: metrics["self_ensemble"] for name, metrics in found.items()} == {
+        "reconstruction": 8, "reconstruction_self_ensemble1": 1}
+    assert "uncertainty" in found["reconstruction"] and "uncertainty" not in found["reconstruction_self_ensemble1"]
 
 
 # ---------------------------------------------------------------- folds and seeds
@@ -212,25 +213,25 @@ def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
 
 def test_every_fold_and_seed_is_trained_once_and_by_itself_where_asked(folder, capsys, narrow):
     """A fold as the jobs of an array do, then what is missing; the last command prints a table."""
-    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
+    sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
     window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
     prepare_data.prepare(2, sheet, window=window)
     command = ["--scale", "2", "--epochs", "1", "--crossval", "2", "--seeds", "2"]
     runs = ["x2_fold1of2", "x2_fold1of2_seed1", "x2_fold2of2", "x2_fold2of2_seed1"]
-    status, said = run_main(train.main, [*command, "--table"], capsys)
+    status, said = run_main(train.main, [*command, "--summary-only"], capsys)
     assert status == 2 and f"not trained to the end: {', '.join(runs)};" in said
     assert not (folder / "checkpoints").exists()
 
-    assert train.main([*command, "--fold", "2"]) == 0
+    assert train.main([*command, "--job", "2"]) == 0
     said = capsys.readouterr().out
     assert "model / bicubic" not in said and "mean of folds" not in said
     before = {run: final_state(run) for run in runs[2:]}
-    status, said = run_main(train.main, [*command, "--table"], capsys)
+    status, said = run_main(train.main, [*command, "--summary-only"], capsys)
     assert status == 2 and f"not trained to the end: {', '.join(runs[:2])};" in said
     assert train.main(command) == 0  # finished runs are not trained again
     said = capsys.readouterr().out
     assert said.count("finished already") == 2 and "mean of folds" in said
-    assert train.main([*command, "--table"]) == 0
+    assert train.main([*command, "--summary-only"]) == 0
     said = capsys.readouterr().out
     assert said.count("finished already") == 4 and "mean of folds" in said
     for run, state in before.items():
@@ -245,23 +246,23 @@ def test_every_fold_and_seed_is_trained_once_and_by_itself_where_asked(folder, c
 def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
     """The K-th of --seeds, or of --crossval with all its seeds."""
     made = []
-    monkeypatch.setattr(train, "train_run", lambda args, fold: made.append((args.run, fold)) or 0)
-    monkeypatch.setattr(train, "summarise", lambda name, runs: made.append(name))
+    monkeypatch.setattr(train, "train_and_evaluate", lambda args, fold: made.append((args.run, fold)) or 0)
+    monkeypatch.setattr(evaluate, "write_summary_table", lambda name, runs: made.append(name))
     seeds = ["--scale", "4", "--seeds", "3", "--seed", "5"]
-    train.main([*seeds, "--fold", "2"])
-    train.main([*seeds, "--fold", "1"])
-    train.main([*seeds, "--crossval", "2", "--fold", "2"])
+    train.main([*seeds, "--job", "2"])
+    train.main([*seeds, "--job", "1"])
+    train.main([*seeds, "--crossval", "2", "--job", "2"])
     assert made == [("x4_seed6", ()), ("x4", ())] + [
         (f"x4_fold2of2{seed}", (2, 2)) for seed in ("", "_seed6", "_seed7")]
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--fold", "1"], "goes with --crossval or --seeds"),
-    (["--table"], "goes with --crossval or --seeds"),
-    (["--seeds", "2", "--table", "--restart"], "--table without --restart"),
-    (["--seeds", "2", "--table", "--fold", "1"], "goes with --crossval or --seeds"),
-    (["--crossval", "2", "--fold", "3"], "--fold 3: expected 1 to 2"),
-    (["--seeds", "2", "--fold", "0"], "--fold 0: expected 1 to 2")])
+    (["--job", "1"], "goes with --crossval or --seeds"),
+    (["--summary-only"], "goes with --crossval or --seeds"),
+    (["--seeds", "2", "--summary-only", "--restart"], "--summary-only without --restart"),
+    (["--seeds", "2", "--summary-only", "--job", "1"], "goes with --crossval or --seeds"),
+    (["--crossval", "2", "--job", "3"], "--job 3: expected 1 to 2"),
+    (["--seeds", "2", "--job", "0"], "--job 0: expected 1 to 2")])
 def test_folds_that_cannot_be_are_one_line(folder, capsys, argv, message):
     status, said = run_main(train.main, ["--scale", "4", *argv], capsys)
     assert status == 2 and message in said and said.count("\n") == 1

@@ -1,6 +1,6 @@
 """What a wrong bed costs: each method's error when the bed that it is given is not the label's.
 
-    python tests/benchmarks/wrong_bed.py MAP.nc RUN [RUN ...]      # 2 to 4 minutes a run
+    python tests/benchmarks/bed_error_sensitivity.py MAP.nc RUN [RUN ...]      # 2 to 4 minutes a run
 
 MAP.nc: the 8 km BedMachine grid. A hindcast has the very bed that its label was made with; beds of
 users are wrong by 50 to 300 m between radar lines. Here the bed is that of the map plus a Gaussian
@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import other_ice_sheets
 
-import downscale
-import maps
 import utils
-from figures import METHODS
+from icesheet import command_line, map_files, reconstruction
+from icesheet.command_line import InputError
+from icesheet.scores import METHOD_STYLES, compute_rmse_m
+from icesheet.settings import get_densities
 
 ERRORS_M = (0, 50, 100, 200)  # RMS of the bed's error
 CORRELATED_M = 20e3  # distance at which the correlation of the bed's error is 1/e
@@ -48,16 +49,16 @@ def bed_error(thk, spacing_m, seed=0):
 def parts_of(fine, scale, densities):
     """Cells (bool) that are scored by themselves: {name: (y, x)}; fine: the true map.
 
-    all: ice and NEAR_ICE cells around it; of these grounded, floating and margin as in a hindcast,
+    all: ice and SCORED_CELLS_AROUND_ICE cells around it; of these grounded, floating and margin as in a hindcast,
     and grounded ice whose bed is smooth or rough within its coarse cell (see SMOOTH_M).
     """
     thk, topg = fine["thk"], fine["topg"].astype(float)
-    near = scipy.ndimage.distance_transform_edt(~utils.is_ice(thk)) <= downscale.NEAR_ICE
-    types = utils.cells_by_type(thk, topg, 2 * scale, densities)
+    near = scipy.ndimage.distance_transform_edt(~utils.is_ice(thk)) <= reconstruction.SCORED_CELLS_AROUND_ICE
+    types = utils.surface_type_masks(thk, topg, 2 * scale, densities)
     blocks = topg.reshape(len(topg) // scale, scale, -1, scale)
     smooth = np.kron(blocks.std(axis=(1, 3)) < SMOOTH_M, np.ones((scale, scale), bool))
     return {"all": near, "grounded": types["grounded"], "floating": types["floating"],
-            "margin": types["margin"] & near, "smooth bed": types["grounded"] & smooth,
+            "boundary_zone": types["boundary_zone"] & near, "smooth bed": types["grounded"] & smooth,
             "rough bed": types["grounded"] & ~smooth}
 
 
@@ -76,31 +77,31 @@ def print_errors(run, ice_map, error):
     for size_m in ERRORS_M:
         wrong = ice_map | {"topg": (ice_map["topg"] + size_m * error).astype(np.float32)}
         by_method, fine, _, settings, scale = other_ice_sheets.hindcast(run, wrong)
-        true = downscale.coarsen(ice_map, scale)[0]
+        true = reconstruction.coarsen_map(ice_map, scale)[0]
         known = np.isfinite(by_method["model"])
-        for part, cells in parts_of(true, scale, utils.densities_of(settings["data"])).items():
+        for part, cells in parts_of(true, scale, get_densities(settings["data"])).items():
             cells &= known
-            for method in METHODS:
+            for method in METHOD_STYLES:
                 rmse_m.setdefault(part, {}).setdefault(method, []).append(
-                    utils.rmse_m(by_method[method][cells], fine["thk"][cells]))
+                    compute_rmse_m(by_method[method][cells], fine["thk"][cells]))
     rows = [("", "", *(f"{size_m} m" for size_m in ERRORS_M))]
     for part, of_part in rmse_m.items():
-        rows += [(part if method == "bicubic" else "", METHODS[method][0],
-                  *(f"{each:.1f}" for each in of_part[method])) for method in METHODS]
+        rows += [(part if method == "bicubic" else "", METHOD_STYLES[method][0],
+                  *(f"{each:.1f}" for each in of_part[method])) for method in METHOD_STYLES]
         rows.append(("", "bicubic is better from", *[""] * (len(ERRORS_M) - 1),
                      even_at(of_part["model"], of_part["bicubic"])))
     print(f"\n{ice_map['name']}, {run}: RMSE m by RMS error of the bed", flush=True)
-    utils.print_table(rows)
+    command_line.print_table(rows)
 
 
 def main():
     if len(sys.argv) < 3:
-        raise utils.InputError("expected MAP.nc and one run or more; see the top of this file")
-    ice_map = maps.read_map(sys.argv[1])
+        raise InputError("expected MAP.nc and one run or more; see the top of this file")
+    ice_map = map_files.read_map(sys.argv[1])
     error = bed_error(ice_map["thk"], ice_map["spacing_m"])
     for run in sys.argv[2:]:
         print_errors(run, ice_map, error)
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)

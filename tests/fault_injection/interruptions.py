@@ -24,15 +24,13 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import evaluate
-import maps
 import prepare_data
-import runs
 import train
-import utils
-from model import tf
+from icesheet import checkpoints, command_line, files, map_files
+from icesheet.device import tf
 
 train.RECIPES["narrow"] = train.RECIPES["default"] | {
-    "filters": [4], "kernels": [3, 3], "epochs": 12, "average_turns": False}
+    "filters": [4], "kernels": [3, 3], "epochs": 12, "self_ensemble": False}
 train.SAVE_EVERY_S = 0
 TRAIN = ["--patches", "data/patches.nc", "--recipe", "narrow", "--run", "r", "--seeds", "1"]
 WINDOW = (-1741591, -1741591 + 163 * 5000, -915923, -915923 + 122 * 5000)
@@ -64,7 +62,7 @@ def start(folder, script, argv, shim=None):
         if shim:
             shim()
         try:
-            utils.run_script(lambda: script.main(argv))
+            command_line.run_script(lambda: script.main(argv))
         except SystemExit as stopped:
             status = stopped.code or 0
         if status == 0 and script is train:
@@ -88,7 +86,7 @@ def run(folder, script=train, argv=TRAIN):
 
 def checksum(name):
     """Checksum of all numbers in the last checkpoint of a run."""
-    path = runs.list_checkpoints(runs.folder_of(name) / "latest")[0]
+    path = checkpoints.list_checkpoints(checkpoints.run_folder(name) / "latest")[0]
     reader, total = tf.train.load_checkpoint(str(path)), hashlib.sha256(path.name.encode())
     for key in sorted(reader.get_variable_to_shape_map()):
         if "OBJECT_GRAPH" not in key:
@@ -102,7 +100,7 @@ def wrong_end(folder, status, weights):
         return f"status {status}: {(folder / 'err').read_text()[-300:]}"
     if (folder / "weights").read_text() != weights:
         return "other weights"
-    epochs = [row["epoch"] for row in utils.read_table(folder / "checkpoints/r/history.csv")]
+    epochs = [row["epoch"] for row in files.read_table(folder / "checkpoints/r/history.csv")]
     left = [str(path) for path in folder.rglob(".*")]
     return f"history {epochs}" if epochs != list(range(1, 13)) else f"left {left}" if left else ""
 
@@ -117,7 +115,7 @@ def killed(case, rng, whole):
         time.sleep(rng.uniform(0, whole["seconds"]))
         os.kill(process, signal.SIGKILL)
         wait(process)
-    return wrong_end(case, run(case)[0], whole["weights"])
+    return wrong_end(case, run(case)[0], whole["initializer"])
 
 
 class Disk:
@@ -187,7 +185,7 @@ def cut(case, rng, whole):
         return f"no event {at}"
     saved = int((case / "saved").read_text()) if (case / "saved").exists() else 0
     status, said, _ = run(after)
-    wrong = wrong_end(after, status, whole["weights"])
+    wrong = wrong_end(after, status, whole["initializer"])
     said = said.replace("finished already", "resuming after epoch 12 ")
     resumed = int(said.split("resuming after epoch ")[1].split()[0]) if "resuming" in said else 0
     shutil.rmtree(after, ignore_errors=True)
@@ -196,13 +194,13 @@ def cut(case, rng, whole):
 
 def count_saved(case, disk):
     """Write down each epoch once it is saved."""
-    save = runs.save_state
+    save = checkpoints.save_training_state
 
-    def save_and_say(state, settings):
-        save(state, settings)
-        (case / "saved").write_text(str(int(state["objects"]["epoch"])))
+    def save_and_say(objects, history, settings):
+        save(objects, history, settings)
+        (case / "saved").write_text(str(int(objects["epoch"])))
 
-    runs.save_state = save_and_say
+    checkpoints.save_training_state = save_and_say
     return disk
 
 
@@ -232,7 +230,7 @@ def pair(case, rng, whole):
             return f"status {status}: {words[-300:]}"
     if min(ends):
         return f"neither was trained: {said}"
-    return wrong_end(case, run(case)[0], whole["weights"])
+    return wrong_end(case, run(case)[0], whole["initializer"])
 
 
 # ---------------------------------------------------------------- damaged files
@@ -326,7 +324,7 @@ def damaged(case, rng, whole):
     elif status or said:
         wrong = f"status {status}: {said[-400:]}"
     elif script is train:
-        wrong = "" if (case / "weights").read_text() == whole["weights"] else "other weights"
+        wrong = "" if (case / "weights").read_text() == whole["initializer"] else "other weights"
     else:
         wrong = "" if scores_of(case) == scores_of(whole["finished"]) or path.name.endswith(
             "metrics.json") else "other scores"
@@ -345,9 +343,9 @@ KINDS = {"kill -9": killed, "power cut": cut, "two at once": pair, "damaged stat
 
 def prepare(folder, rng):
     """What all cases share: a run that nothing happened to, one that was stopped, another one."""
-    base, whole = folder / "base", {}
+    base, whole = folder / "first_guess", {}
     (base / "data").mkdir(parents=True)
-    sheet = prepare_data.synthetic_map(seed=3, shape=(123, 164))
+    sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     with netCDF4.Dataset(folder / "map.nc", "w") as ds:
         for name in ("x", "y", "thk", "topg"):
             dims = (name,) if name in "xy" else ("y", "x")
@@ -355,9 +353,9 @@ def prepare(folder, rng):
                 ds.createDimension(name, len(sheet[name]))
             ds.createVariable(name, "f8", dims)[...] = sheet[name]
             ds[name].units = "m"
-    prepare_data.prepare(2, maps.read_map(folder / "map.nc"), window=WINDOW,
+    prepare_data.prepare(2, map_files.read_map(folder / "map.nc"), window=WINDOW,
                          output=base / "data/patches.nc")
-    whole["base"] = base
+    whole["first_guess"] = base
     for name in ("finished", "stopped", "other"):
         shutil.copytree(base, folder / name)
         whole[name] = folder / name
@@ -372,7 +370,7 @@ def prepare(folder, rng):
     assert wait(start(whole["finished"], train, TRAIN, count)) == 0, (
         whole["finished"] / "err").read_text()
     whole |= {"seconds": time.monotonic() - started, "events": int(counts.read_text()),
-              "weights": (whole["finished"] / "weights").read_text()}
+              "initializer": (whole["finished"] / "weights").read_text()}
     assert run(whole["other"], train, [*TRAIN, "--seed", "5"])[0] == 0
 
     def stop():
@@ -388,7 +386,7 @@ def one(job):
     """Do a case in a folder of its own: what was wrong, or ""."""
     kind, number, seed, folder, whole = job
     case = folder / f"{kind.replace(' ', '_')}_{number}"
-    shutil.copytree(whole["base"], case)
+    shutil.copytree(whole["first_guess"], case)
     try:
         wrong = KINDS[kind](case, np.random.default_rng(seed), whole)
     except Exception:
@@ -397,7 +395,7 @@ def one(job):
     return kind, f"{kind} {number}: {wrong}" if wrong else ""
 
 
-def campaign(rng, counts):
+def run_cases(rng, counts):
     """Do counts[kind] cases of each kind: {kind: (tried, right)}; what was not right is printed."""
     jobs, results = [], {}
     with tempfile.TemporaryDirectory() as scratch:

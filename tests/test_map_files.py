@@ -14,13 +14,12 @@ from conftest import REAL_GRIDS, example_settings, run_main, save_layers
 
 import downscale
 import evaluate
-import maps
 import model
 import prepare_data
-import projections
 import train
 import utils
-from utils import InputError
+from icesheet import beds, files, map_files, map_layout, projections
+from icesheet.command_line import InputError
 
 NY, NX, SIDE = 5, 6, 20e3
 X, Y = 100e3 + SIDE * np.arange(NX), -400e3 + SIDE * np.arange(NY)
@@ -49,7 +48,7 @@ def write_file(path, fields, x=X, y=Y, axes=("x", "y"), axis_about=None, mapping
         for field, name, axis in zip("xy", axes, (x, y[::flip]), strict=True):
             ds.createDimension(name, len(axis))
             ds.createVariable(name, axis.dtype, (name,))[...] = axis
-            ds[name].setncatts({"units": "m", "standard_name": utils.STANDARD_NAMES[field]}
+            ds[name].setncatts({"units": "m", "standard_name": map_layout.STANDARD_NAMES[field]}
                                if axis_about is None else axis_about)
         if mapping:
             variable = ds.createVariable("crs", "f8", fill_value=mapping.get("_FillValue"))
@@ -95,7 +94,7 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of take
     "bed derived": ({"fields": {"thk": THK, "usurf": USRF + 1000}}, {}, "surface - thickness"),
     "surface of no concern": ({"fields": {"thk": THK, "topg": TOPG, "usurf": (USRF, {
         "units": "degrees"})}}, {}, "topg = topg, axes x y (m)"),
-    "surface and base": ({"fields": {"orog": USRF, "base": TOPG, "topg": TOPG}}, {}, "lsrf = base"),
+    "surface and base": ({"fields": {"orog": USRF, "first_guess": TOPG, "topg": TOPG}}, {}, "lsrf = base"),
     **{f"units {units}": ({"fields": {"thk": (THK, {"units": units}), "topg": (TOPG, {
         "units": "m a.s.l."})}}, {}, "thk = thk") for units in
        ("1", "m of ice", "metres", "masl", "metres above sea level", "m (ice)")},
@@ -115,7 +114,7 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of take
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_reads_as_the_same_map(kind, tmp_path, recwarn):
     written, arguments, words = KINDS[kind]
-    ice_map = maps.read_map(write_file(tmp_path / "map.nc", **written), **arguments)
+    ice_map = map_files.read_map(write_file(tmp_path / "map.nc", **written), **arguments)
     np.testing.assert_allclose(ice_map["x"], X)
     np.testing.assert_allclose(ice_map["y"], Y)
     thk, topg = THK.copy(), TOPG + 1000 * (kind == "bed derived")
@@ -125,7 +124,7 @@ def test_every_kind_reads_as_the_same_map(kind, tmp_path, recwarn):
     known = np.isfinite(ice_map["topg"])
     assert known.sum() == NY * NX - (kind == "fills")
     np.testing.assert_allclose(ice_map["topg"][known], topg[known], atol=1e-3)
-    assert words in "; ".join([ice_map["taken"], *ice_map["notes"]])
+    assert words in "; ".join([ice_map["variables_read"], *ice_map["notes"]])
     assert not list(recwarn)
 
 
@@ -152,7 +151,7 @@ def test_what_cannot_be_right_is_refused_in_one_line(what, tmp_path):
     written, words = REFUSED[what]
     path = write_file(tmp_path / "map.nc", **written)
     with pytest.raises(InputError) as error:
-        maps.read_map(path)
+        map_files.read_map(path)
     assert words in str(error.value) and str(error.value).startswith(str(path))
     assert "\n" not in str(error.value) and "nan" not in str(error.value)
 
@@ -160,18 +159,18 @@ def test_what_cannot_be_right_is_refused_in_one_line(what, tmp_path):
 def test_bed_does_not_follow_where_ice_floats(tmp_path):
     thk = np.full((NY, NX), 1000.0)
     path = write_file(tmp_path / "map.nc", {"lithk": thk, "orog": thk * (1 - 917 / 1027.5)})
-    ice_map = maps.read_map(path)
+    ice_map = map_files.read_map(path)
     assert ice_map["topg"] is None and "30 cells of ice float" in ice_map["notes"][0]
     # With lighter water it floats no more, or with heavier ice.
-    assert maps.read_map(path, densities=(700, 1000))["topg"] is None
-    assert maps.read_map(path, densities=(950, 1000))["topg"] is not None
+    assert map_files.read_map(path, densities=(700, 1000))["topg"] is None
+    assert map_files.read_map(path, densities=(950, 1000))["topg"] is not None
 
 
 def test_float32_axes_are_rebuilt(tmp_path):
     """UTM: steps of 100 m at 5000 km, where float32 holds half a metre."""
     y = (5161056.3 + 100.0 * np.arange(40)).astype(np.float32)
     x = (414049.7 + 100.0 * np.arange(NX)).astype(np.float32)
-    ice_map = maps.read_map(write_file(tmp_path / "map.nc", {"thk": np.zeros((40, NX))}, x, y))
+    ice_map = map_files.read_map(write_file(tmp_path / "map.nc", {"thk": np.zeros((40, NX))}, x, y))
     np.testing.assert_allclose(np.diff(ice_map["y"]), 100, rtol=1e-9)
     np.testing.assert_allclose(ice_map["y"], y, atol=0.5)
     assert ice_map["spacing_m"] == pytest.approx(100, rel=1e-9)
@@ -190,7 +189,7 @@ def test_float32_axes_are_rebuilt(tmp_path):
 def test_the_projection_that_a_file_has_is_found(about, mapping, linked, expected, tmp_path):
     path = write_file(tmp_path / "map.nc", {"thk": THK}, about=about, mapping=mapping,
                       linked=linked)
-    crs = maps.read_map(path)["crs"]
+    crs = map_files.read_map(path)["crs"]
     assert not {"_FillValue", "GeoTransform"} & crs.keys()
     assert {key: crs.get(key) for key in expected if key != "epsg_code"} == pytest.approx({
         key: value for key, value in expected.items() if key != "epsg_code"})
@@ -198,7 +197,7 @@ def test_the_projection_that_a_file_has_is_found(about, mapping, linked, expecte
 
 def test_lengths_of_a_projection_are_in_the_units_written(tmp_path):
     mapping = SOUTH | {"false_easting": 500.0, "crs_wkt": WKT_KM.format(500, "kilometre", 1000)}
-    crs = maps.read_map(write_file(tmp_path / "map.nc", {"thk": THK}, X / 1000, Y / 1000,
+    crs = map_files.read_map(write_file(tmp_path / "map.nc", {"thk": THK}, X / 1000, Y / 1000,
                                     axis_about={"units": "km"}, mapping=mapping))["crs"]
     assert crs["false_easting"] == 500e3
     assert crs["crs_wkt"] == WKT_KM.format(500000, "metre", 1)
@@ -210,7 +209,7 @@ def test_other_formats_come_with_the_command_that_converts_them(tmp_path):
     (tmp_path / "map.zarr" / ".zgroup").write_text("{}")
     for name, words in (("map.tif", "gdal_translate -of netCDF"), ("map.zarr", "to_netcdf")):
         with pytest.raises(InputError, match=words):
-            maps.read_map(tmp_path / name)
+            map_files.read_map(tmp_path / name)
 
 
 # ---------------------------------------------------------------- whole maps
@@ -220,8 +219,8 @@ def test_other_formats_come_with_the_command_that_converts_them(tmp_path):
 def run(folder, quick_figures, uncompiled):
     """A 2x run `made`, never trained: it gives back its base."""
     settings = example_settings(scale=2, run="made", filters=[4], kernels=[3, 3],
-                                average_turns=False, data={"degrade": "area"})
-    utils.write_json(utils.CHECKPOINTS / "made" / "settings.json", settings)
+                                self_ensemble=False, data={"degrade": "area"})
+    files.write_json(files.CHECKPOINTS / "made" / "settings.json", settings)
     save_layers(settings, model.build_layers(settings))
     return settings
 
@@ -289,7 +288,7 @@ def test_one_variable_a_file_and_missing_thickness_over_a_known_bed_is_no_ice(ru
     write_file("topg.nc", {"topg": TOPG})
     with refined("lithk.nc", "--bed", "topg.nc") as ds:
         assert not np.ma.getmaskarray(ds["thk"][...]).any() and not ds["thk"][:, :4].any()
-    metrics = downscale.hindcast("made", "lithk.nc", "topg.nc")
+    metrics = downscale.run_reconstruction_test("made", "lithk.nc", "topg.nc")
     assert metrics["all"]["n_cells"] == 24  # 4 x 6 whole coarse cells
 
 
@@ -299,11 +298,11 @@ def test_densities_decide_what_floats_and_are_stored(run):
                              (["--densities", "910", "1028"], 3, "ice 910, sea water 1028")):
         with refined("map.nc", *argv) as ds:
             assert (ds["mask"][...] == kind).all() and text in ds.densities
-    np.testing.assert_allclose(utils.upper_surface(1000.0, -890.0, (910, 1028)), 1000 * 118 / 1028)
+    np.testing.assert_allclose(utils.surface_from_thickness(1000.0, -890.0, (910, 1028)), 1000 * 118 / 1028)
 
 
 def test_fills_of_another_bed_are_missing_and_counted_once(run, monkeypatch, capsys):
-    monkeypatch.setattr(maps, "READ_CELLS", 10)  # the bed is read in parts
+    monkeypatch.setattr(beds, "CELLS_PER_READ", 10)  # the bed is read in parts
     topg = np.kron(TOPG, np.ones((2, 2)))
     topg[0, :2], topg[7, 3] = 1e20, 1e20
     write_file("map.nc", {"thk": THK})
@@ -334,7 +333,7 @@ def test_units_of_the_command_line_are_of_the_map_and_of_a_bed_that_says_none(ru
     write_file("map.nc", {"thk": THK}, X / 1000, Y / 1000, axis_about={})
     for about, scale in (({"units": "m"}, 1), ({}, 1000)):
         write_file("bed.nc", {"topg": TOPG}, X / scale, Y / scale, axis_about=about)
-        with refined("map.nc", "--bed", "bed.nc", "--units", "km") as ds:
+        with refined("map.nc", "--bed", "bed.nc", "--xy-units", "km") as ds:
             np.testing.assert_allclose(ds["x"][:2], X[0] + [-5e3, 5e3])
             assert ("topg = topg, axes x y (m)" in ds.source_variables) == (scale == 1)
 
@@ -363,7 +362,7 @@ def test_records_without_a_bed_among_others_are_refused(run, capsys):
 
 @pytest.mark.parametrize("script", [prepare_data, train, evaluate])
 def test_names_and_units_are_of_a_map_that_is_given(script, folder, capsys):
-    for argv in (["--names", "thk=z"], ["--units", "km"]):
+    for argv in (["--variables", "thk=z"], ["--xy-units", "km"]):
         status, said = run_main(script.main, argv, capsys)
         assert status == 2 and f"{argv[0]}: goes with --input MAP.nc" in said
     if script is evaluate:
@@ -375,11 +374,11 @@ def test_names_and_units_are_of_a_map_that_is_given(script, folder, capsys):
 def test_names_of_the_command_line_are_believed(run, capsys):
     write_file("map.nc", {"z": THK})
     write_file("bed.nc", {"Band1": TOPG})
-    with refined("map.nc", "--bed", "bed.nc", "--names", "thk=z", "topg=Band1") as ds:
+    with refined("map.nc", "--bed", "bed.nc", "--variables", "thk=z", "topg=Band1") as ds:
         assert ds.source_variables == "thk = z, axes x y (m); topg = Band1, axes x y (m)"
     for names in (["thk"], ["q=z"], ["thk=gone"]):
         status, said = run_main(downscale.main, ["map.nc", "--run", "made", "--output", "g.nc",
-                                                 "--names", *names], capsys)
+                                                 "--variables", *names], capsys)
         assert (status, said.count("\n")) == (2, 1)
 
 
@@ -448,8 +447,8 @@ REAL = {  # file: names, what is taken, side of a cell [m], mean thickness [m], 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_of_other_models(real_grid, name, recwarn):
     names, taken, spacing_m, mean_m, has_bed = REAL[name]
-    ice_map = maps.read_map(real_grid(f"other_models/{name}"), names=names)
-    assert taken in ice_map["taken"] and ice_map["spacing_m"] == pytest.approx(spacing_m, rel=1e-9)
+    ice_map = map_files.read_map(real_grid(f"other_models/{name}"), names=names)
+    assert taken in ice_map["variables_read"] and ice_map["spacing_m"] == pytest.approx(spacing_m, rel=1e-9)
     assert ice_map["thk"].mean(dtype=float) == pytest.approx(mean_m, rel=1e-5)
     assert (ice_map["topg"] is not None) == has_bed
     assert not list(recwarn)

@@ -1,10 +1,10 @@
 """Try the program some 600 times in ways it should survive, at random, and count what is right.
 
-    python tests/campaign/run.py                 # all kinds, under 20 minutes on 2 cores
-    python tests/campaign/run.py --seed 7        # other moments, other damage
-    python tests/campaign/run.py --part 0.1      # a tenth of the cases
+    python tests/fault_injection/run.py                 # all kinds, under 20 minutes on 2 cores
+    python tests/fault_injection/run.py --seed 7        # other moments, other damage
+    python tests/fault_injection/run.py --share 0.1   # a tenth of the cases
 
-Kinds are in the modules beside this one, each with a function campaign(rng, counts) that returns
+Kinds are in the modules beside this one, each with a function run_cases(rng, counts) that returns
 {kind: (tried, right)}. Exit status 1 where something was not right; what and where is printed.
 """
 
@@ -26,16 +26,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", type=float, default=1.0, help="share of the cases")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the cases")
     parser.add_argument("--only", metavar="KIND", help="this kind alone")
     args = parser.parse_args()
-    counts = {kind: round(count * args.part) if args.only in (None, kind) else 0
+    counts = {kind: round(count * args.share) if args.only in (None, kind) else 0
               for kind, count in COUNTS.items()}
     started, results = time.monotonic(), {}
-    for name in ("state", "inputs"):
+    for name in ("interruptions", "bad_inputs"):
         if importlib.util.find_spec(name):
             module = importlib.import_module(name)
-            results |= module.campaign(np.random.default_rng(args.seed), counts)
+            results |= module.run_cases(np.random.default_rng(args.seed), counts)
     print(f"\nseed {args.seed}, {(time.monotonic() - started) / 60:.1f} minutes")
     for kind, (tried, right) in results.items():
         print(f"{kind:16} tried {tried:4d}   right {right:4d}")

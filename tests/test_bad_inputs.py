@@ -1,4 +1,4 @@
-"""Wrong and odd inputs, one fast test a kind; at random and of all scripts: tests/campaign."""
+"""Wrong and odd inputs, one fast test a kind; at random and of all scripts: tests/fault_injection."""
 
 import os
 import zipfile
@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-import albmap
-import maps
 import prepare_data
-import utils
-from utils import InputError
+from icesheet import albmap, command_line, files, map_files, netcdf3
+from icesheet.command_line import InputError
+from icesheet.patches import read_patches
 
 
 def save(path, form="NETCDF4", size=6, **about):
@@ -45,7 +44,7 @@ def test_odd_words_of_a_command_line_get_one_line(folder, capsys, argv, said):
 
 @pytest.mark.parametrize("number", ["-500000", "-5e5", "-5.0E+5"])
 def test_negative_numbers_are_numbers(number):
-    parser = utils.argument_parser("")
+    parser = command_line.make_argument_parser("")
     parser.add_argument("--window", type=float, nargs=2)
     assert parser.parse_args(["--window", number, "1"]).window == [-500000, 1]
 
@@ -58,8 +57,8 @@ def test_what_is_read_or_is_of_a_run_or_no_file_is_no_output(folder):
     for output in ("map.nc", "./map.nc", folder / "map.nc", "soft.nc", "hard.nc", "lost.nc",
                    "/dev/null", ".", "checkpoints/x8/settings.json"):
         with pytest.raises(InputError, match="choose another name"):
-            utils.check_output(output, "map.nc")
-    utils.check_output("new.nc", "map.nc")
+            files.check_output_path(output, "map.nc")
+    files.check_output_path("new.nc", "map.nc")
 
 
 @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"])
@@ -72,12 +71,12 @@ def test_netcdf_3_files_cut_short_are_refused(folder, form, records):
             ds.createVariable("time", "f8", ("time",))[...] = np.arange(records)
             ds.createVariable("odd", "i1", ("time", "x"))[...] = np.ones((records, 6))
     whole = Path("map.nc").read_bytes()
-    assert len(whole) - 8 < maps.classic_size("map.nc") <= len(whole)
-    assert maps.read_map("map.nc")["thk"][5, 5] == 35
+    assert len(whole) - 8 < netcdf3.expected_netcdf3_size("map.nc") <= len(whole)
+    assert map_files.read_map("map.nc")["thk"][5, 5] == 35
     for size in (10, len(whole) // 2, len(whole) - 8):
         Path("map.nc").write_bytes(whole[:size])
         with pytest.raises(InputError, match="truncated"):
-            maps.read_map("map.nc")
+            map_files.read_map("map.nc")
 
 
 @pytest.mark.parametrize("kind", ["text", "compound", "ragged"])
@@ -88,25 +87,25 @@ def test_variables_that_hold_no_plain_numbers_are_refused(folder, kind):
             ds.createCompoundType(np.dtype([("re", "f8"), ("im", "f8")]), "c"))
         ds.createVariable("odd", of_type, ("y", "x"))
     with pytest.raises(InputError, match="no plain numbers"):
-        maps.read_map("map.nc", names={"thk": "odd"})
+        map_files.read_map("map.nc", names={"thk": "odd"})
 
 
 @pytest.mark.parametrize("value", ["ten", np.array([1.0, 2.0]), np.nan, 0.0])
 def test_a_scale_factor_that_is_no_number_is_refused(folder, value):
     with pytest.raises(InputError, match="scale_factor .* expected a number"):
-        maps.read_map(save("map.nc", scale_factor=value))
+        map_files.read_map(save("map.nc", scale_factor=value))
 
 
 @pytest.mark.parametrize("key", ["standard_name", "axis", "grid_mapping"])
 def test_attributes_that_are_arrays_do_no_harm(folder, key):
-    assert maps.read_map(save("map.nc", **{key: np.array([1, 2])}))["thk"][5, 5] == 35
+    assert map_files.read_map(save("map.nc", **{key: np.array([1, 2])}))["thk"][5, 5] == 35
 
 
 def test_a_coordinate_of_minus_9999_is_one(folder):
     save("map.nc")
     with netCDF4.Dataset("map.nc", "a") as ds:
         ds["x"].missing_value = -9999.0
-    assert maps.read_map("map.nc")["x"][0] == -9999
+    assert map_files.read_map("map.nc")["x"][0] == -9999
 
 
 def test_equal_coordinates_and_axes_of_one_dimension_are_refused(folder):
@@ -120,12 +119,12 @@ def test_equal_coordinates_and_axes_of_one_dimension_are_refused(folder):
         ds.createVariable("thk", "f4", ("n", "n"))[...] = 1
     for name, said in (("equal.nc", "not evenly spaced"), ("one.nc", "which of them is x")):
         with pytest.raises(InputError, match=said):
-            maps.read_map(name)
+            map_files.read_map(name)
 
 
 def test_a_map_larger_than_memory_says_how_much_it_needs():
     with pytest.raises(InputError, match=r"need about 3600000\.0 GB of memory"):
-        maps.check_memory("map.nc", 300_000_000, 300_000)
+        map_files.check_memory("map.nc", 300_000_000, 300_000)
 
 
 @pytest.mark.parametrize("key, value", [
@@ -138,12 +137,12 @@ def test_damaged_patches_are_named(small_patches, key, value):
         if value is not None:
             ds.setncattr(key, value)
     with pytest.raises(InputError, match=f"{key}.*make it anew|make it anew.*"):
-        prepare_data.read_patches(path)
+        read_patches(path)
 
 
 def test_a_download_without_end_or_of_another_packing_is_refused(folder, monkeypatch):
     Path("long").write_bytes(bytes(3000))
-    monkeypatch.setattr(albmap, "DOWNLOAD_BYTES", 2000)
+    monkeypatch.setattr(albmap, "MAX_DOWNLOAD_BYTES", 2000)
     with open("long", "rb") as source, open("copy", "xb") as target, \
             pytest.raises(InputError, match="more than 0 MB"):
         albmap.copy_limited(source, target, "http://here")

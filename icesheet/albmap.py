@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-import maps
-import utils
-from utils import InputError
+from icesheet import command_line, files, map_files
+from icesheet.command_line import InputError
 
 ALBMAP_URL = "https://store.pangaea.de/Publications/LeBrocq_et_al_2010/ALBMAPv1.nc.zip"
 ALBMAP_CITATION = (
@@ -20,11 +19,11 @@ ALBMAP_CITATION = (
     "247-260, doi:10.5194/essd-2-247-2010 (data doi:10.1594/PANGAEA.734145)"
 )
 ALBMAP_SHA256 = ""            # of ALBMAPv1.nc, where known: then its contents are not looked at
-DOWNLOAD_BYTES = 500e6        # a file that is larger is not ALBMAP: 16 MB packed
+MAX_DOWNLOAD_BYTES = 500e6        # a file that is larger is not ALBMAP: 16 MB packed
 DOWNLOAD_TIMEOUT_S = 30       # give up when the server says nothing for so long
 
 
-def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOUT_S):
+def download_albmap(url=ALBMAP_URL, folder=files.DATA, timeout_s=DOWNLOAD_TIMEOUT_S):
     """Fetch ALBMAP v1 into `folder`, check it by opening it, and return the path of ALBMAPv1.nc.
 
     A file that is there already is checked and used. Raises InputError where the download, the
@@ -44,7 +43,7 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
                     open(archive, "xb") as file:
                 copy_limited(answer, file, url)
         except (OSError, http.client.HTTPException) as error:  # all that a network can do
-            raise InputError(f"{url}: download failed ({utils.one_line(error)}); try again later, "
+            raise InputError(f"{url}: download failed ({command_line.one_line(error)}); try again later, "
                              "or fetch it with a browser, unzip it and give it with --input"
                              ) from None
         try:
@@ -64,12 +63,12 @@ def download_albmap(url=ALBMAP_URL, folder=utils.DATA, timeout_s=DOWNLOAD_TIMEOU
 
 
 def copy_limited(source, target, url):
-    """Copy an open file to another; InputError where it is longer than DOWNLOAD_BYTES."""
+    """Copy an open file to another; InputError where it is longer than MAX_DOWNLOAD_BYTES."""
     done = 0
     while part := source.read(1 << 20):
         done += len(part)
-        if done > DOWNLOAD_BYTES:
-            raise InputError(f"{url}: more than {DOWNLOAD_BYTES / 1e6:.0f} MB, which ALBMAP v1 is "
+        if done > MAX_DOWNLOAD_BYTES:
+            raise InputError(f"{url}: more than {MAX_DOWNLOAD_BYTES / 1e6:.0f} MB, which ALBMAP v1 is "
                              "not; fetch it with a browser and give it with --input")
         target.write(part)
 
@@ -79,9 +78,9 @@ def check_albmap(path):
 
     By contents: a map of all Antarctica with plausible values.
     """
-    if utils.file_sha256(path) == ALBMAP_SHA256:
+    if files.hash_file(path) == ALBMAP_SHA256:
         return
-    ice_map = maps.read_map(path)
+    ice_map = map_files.read_map(path)
     thk, topg = ice_map["thk"], ice_map["topg"]
     if topg is None:
         raise InputError(f"{path}: no bed topography; expected ALBMAP v1: delete it, try again")

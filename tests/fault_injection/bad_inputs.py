@@ -24,7 +24,7 @@ import downscale
 import evaluate
 import prepare_data
 import train
-import utils
+from icesheet import command_line
 
 SHAPE, SPACING_M = (123, 164), 5000.0
 WINDOW = ["--window", "0", "815000", "0", "610000"]
@@ -45,7 +45,7 @@ def call(script, words):
             warnings.catch_warnings():
         warnings.simplefilter("always")
         try:
-            utils.run_script(lambda: SCRIPTS[script].main([str(word) for word in words]))
+            command_line.run_script(lambda: SCRIPTS[script].main([str(word) for word in words]))
         except SystemExit as stopped:
             if stopped.code == 130:  # Ctrl-C is for the campaign
                 raise KeyboardInterrupt from None
@@ -94,7 +94,7 @@ def fields(rng):
 # ---------------------------------------------------------------- command lines
 
 
-def command_line(rng):
+def random_command_line(rng):
     """A random command line: script, words, whether it is right."""
     def pick(*choices):
         return choices[rng.integers(len(choices))]
@@ -104,11 +104,11 @@ def command_line(rng):
             "evaluate": ["--run", "tiny"],
             "downscale": ["map.nc", "--run", "tiny", "--output", "fine.nc"]}
     script = pick(*base)
-    option = {"prepare_data": ["--input", "--output", "--names"],
-              "train": ["--input", "--patches", "--run", "--names"],
-              "evaluate": ["--run", "--input", "--compare", "--names"],
-              "downscale": ["--run", "--output", "--bed", "--names"]}[script]
-    kind = pick("empty", "huge", "input", "utf8", "output", "unknown", "absent", "window", "right")
+    option = {"prepare_data": ["--input", "--output", "--variables"],
+              "train": ["--input", "--patches", "--run", "--variables"],
+              "evaluate": ["--run", "--input", "--compare", "--variables"],
+              "downscale": ["--run", "--output", "--bed", "--variables"]}[script]
+    kind = pick("empty", "huge", "input", "utf8", "output", "no_data", "absent", "window", "right")
     words = list(base[script])
     if kind == "empty":
         words += [pick(*option), pick("", " ")]
@@ -132,9 +132,9 @@ def command_line(rng):
                     "checkpoints/tiny/best/new.nc")
         script = pick("prepare_data", "downscale")
         words = [*base[script], "--output", path]
-    elif kind == "unknown":
+    elif kind == "no_data":
         words += pick(["--no-such"], ["--scale", "3"], ["--run"], ["--densities", "1", "2"],
-                      ["--names", "thk"], ["--units", "mile"])
+                      ["--variables", "thk"], ["--xy-units", "mile"])
     elif kind == "absent":
         words = {"prepare_data": ["--input", "absent.nc"], "train": ["--patches", "absent.nc"],
                  "evaluate": ["--run", "absent"],
@@ -150,7 +150,7 @@ def command_line(rng):
 
 def try_command_line(rng, number):
     """Whether a random command line is treated as it should be."""
-    script, words, is_right = command_line(rng)
+    script, words, is_right = random_command_line(rng)
     before = sums()
     status, said = (call_process if number % 25 == 0 else call)(script, words)
     after = sums()
@@ -213,7 +213,7 @@ def make_bad_map(rng, path):
         right = True
     else:
         special_map(path, kind, thk, topg)
-        words = ["--names", "thk=odd"] if kind in ("text", "compound", "ragged", "complex") else []
+        words = ["--variables", "thk=odd"] if kind in ("text", "compound", "ragged", "complex") else []
     if kind in ("short3", "short4", "bytes"):
         content = bytearray(path.read_bytes())
         if kind == "bytes":  # some bytes of the first part are others: it may still be a map
@@ -258,14 +258,14 @@ def try_map(rng, number):
     """Whether a random map is treated as it should be by prepare_data, or by downscale."""
     path = Path("bad.nc")
     kind, words, right = make_bad_map(rng, path)
-    command = ("prepare", "prepare", "fine", "hindcast")[rng.integers(4)]
+    command = ("prepare", "prepare", "fine", "reconstruction")[rng.integers(4)]
     if kind == "minus 9999" or command == "prepare":
         script = "prepare_data"
         words = ["--scale", 4, "--input", path, "--output", "new.nc", *WINDOW, *words]
     else:
         script = "downscale"
         words = [path, "--run", "tiny", *words,
-                 *(["--hindcast"] if command == "hindcast" else ["--output", "new.nc"])]
+                 *(["--reconstruct"] if command == "reconstruction" else ["--output", "new.nc"])]
     status, said = (call_process if number % 40 == 0 else call)(script, words)
     good = one_line(status, said) if right is False or right is None and status else (
         status == 0 and not said)
@@ -300,7 +300,7 @@ def prepare_folder(rng):
             raise RuntimeError(f"{script}: {said}")
 
 
-def campaign(rng, counts):
+def run_cases(rng, counts):
     """Try counts["command lines"] command lines and counts["bad maps"] maps, drawn from rng.
 
     Returns {kind: (tried, right)}; what is not right is printed.

@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 
-from utils import is_ice, one_line
+import utils
+from icesheet import command_line
 
 # Projections of PROJ texts: CF name; where CF puts lon_0 and k_0.
-PROJECTIONS = {
+CF_PROJECTIONS = {
     "stere": ("polar_stereographic", "straight_vertical_longitude_from_pole",
               "scale_factor_at_projection_origin"),
     "tmerc": ("transverse_mercator", "longitude_of_central_meridian",
@@ -24,7 +25,7 @@ PROJ_NUMBERS = {"zone", "lat_0", "lat_ts", "lat_1", "lat_2", "lon_0", "k", "k_0"
 PROJ_WORDS = {"proj", "south", "datum", "ellps", "units", "no_defs", "type", "wktext", "towgs84"}
 GLOBAL_CRS = ("proj4", "pyproj_srs", "crs", "spatial_ref", "crs_wkt", "proj", "projection", "epsg")
 POLAR = "+proj=stere +datum=WGS84 +lat_0={} +lat_ts={} +lon_0={}"
-EPSG = {"3031": POLAR.format(-90, -71, 0), "3413": POLAR.format(90, 70, -45)} | {
+EPSG_TO_PROJ = {"3031": POLAR.format(-90, -71, 0), "3413": POLAR.format(90, 70, -45)} | {
     f"32{6 + south}{zone:02d}": f"+proj=utm +datum=WGS84 +zone={zone}{' +south' * south}"
     for zone in range(1, 61) for south in (0, 1)}
 # Antarctic polar stereographic, and how far from the pole its maps reach [m].
@@ -34,23 +35,23 @@ EPSG_3031 = {
     "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
     "epsg_code": "EPSG:3031",
 }
-ANTARCTIC_EXTENT = 3333e3
+MAX_ANTARCTIC_EXTENT_M = 3333e3
 
 
 def read_crs(ds, variable=None, notes=None, factor=1):
-    """What grid_mapping says; {} with a note where its attributes are not of the types they should.
+    """What find_grid_mapping says; {} with a note where its attributes are not of the types they should.
 
     Arguments as there.
     """
     notes = [] if notes is None else notes
     try:
-        return grid_mapping(ds, variable, notes, factor)
+        return find_grid_mapping(ds, variable, notes, factor)
     except (TypeError, ValueError) as error:
-        notes.append(f"projection not understood, left out: {one_line(error)}")
+        notes.append(f"projection not understood, left out: {command_line.one_line(error)}")
         return {}
 
 
-def grid_mapping(ds, variable, notes, factor):
+def find_grid_mapping(ds, variable, notes, factor):
     """Attributes of the grid mapping of a file, lengths in m, to be written as they are, or {}.
 
     That of `variable` (default: any), in both CF forms; else the only one in the file; else what
@@ -79,11 +80,11 @@ def grid_mapping(ds, variable, notes, factor):
                if key.lower() in GLOBAL_CRS}
     crs = {key: value for key, value in crs.items() if value not in ("", [])}
     if "grid_mapping_name" not in crs and crs:
-        known = next(filter(None, (crs_of_text(str(value)) for value in crs.values())), None)
+        known = next(filter(None, (parse_crs(str(value)) for value in crs.values())), None)
         if known is None:
             notes.append("projection not understood, copied as text: "
                          + " ".join(str(next(iter(crs.values()))).split())[:60])
-        return metres_of_crs(known or crs, factor if known and "crs_wkt" in known else 1)
+        return convert_crs_to_metres(known or crs, factor if known and "crs_wkt" in known else 1)
     latitude = float(crs.get("latitude_of_projection_origin", 90))
     if crs.get("grid_mapping_name") == "polar_stereographic" and 0 < abs(latitude) < 90 and (
             "standard_parallel" not in crs):
@@ -92,10 +93,10 @@ def grid_mapping(ds, variable, notes, factor):
         crs = {key: value for key, value in crs.items() if "scale_factor" not in key} | {
             "standard_parallel": latitude,
             "latitude_of_projection_origin": float(np.copysign(90, latitude))}
-    return metres_of_crs(crs, factor)
+    return convert_crs_to_metres(crs, factor)
 
 
-def metres_of_crs(crs, factor):
+def convert_crs_to_metres(crs, factor):
     """A grid mapping whose lengths are in m, of one for axes of `factor` metres a unit."""
     crs, wkts = dict(crs), [key for key in ("crs_wkt", "spatial_ref") if key in crs]
     kilometres = re.compile(r'"(?:kilomet[er]+s?|km)",\s*1000(?:\.0*)?', re.IGNORECASE)
@@ -115,13 +116,13 @@ def metres_of_crs(crs, factor):
     return crs
 
 
-def crs_of_text(text):
-    """Grid mapping of a PROJ text, an EPSG code of ice sheets or of UTM, or a WKT; None if unknown.
+def parse_crs(text):
+    """Grid mapping of a PROJ text, an EPSG_TO_PROJ code of ice sheets or of UTM, or a WKT; None if unknown.
     """
     if re.match(r"(PROJCS|PROJCRS|PROJECTEDCRS|COMPD_CS|COMPOUNDCRS|BOUNDCRS)\s*\[", text):
         return {"crs_wkt": text, "spatial_ref": text}
     code = re.fullmatch(r"(?:(?:\+?init=)?epsg:+)?(\d+)", text.strip(), re.IGNORECASE)
-    text = EPSG.get(code[1], "") if code else text
+    text = EPSG_TO_PROJ.get(code[1], "") if code else text
     said = dict((word.lstrip("+").split("=") + [""])[:2] for word in text.split())
     kind = {"utm": "tmerc", "etmerc": "tmerc"}.get(said.get("proj"), said.get("proj"))
     ellipsoid = ELLIPSOIDS.get(said.get("datum", said.get("ellps", "WGS84")))
@@ -129,10 +130,10 @@ def crs_of_text(text):
         numbers = {key: float(value) for key, value in said.items() if key in PROJ_NUMBERS}
         unknown = said.keys() - PROJ_NUMBERS - PROJ_WORDS
         a = numbers.get("a", numbers.get("R", ellipsoid and ellipsoid[0]))
-        if kind not in PROJECTIONS or unknown or a is None or (
+        if kind not in CF_PROJECTIONS or unknown or a is None or (
                 said.get("units", "m") not in ("m", "km")):
             return None
-        name, lon, scale = PROJECTIONS[kind]
+        name, lon, scale = CF_PROJECTIONS[kind]
         if said["proj"] == "utm":
             numbers |= {"lon_0": 6 * numbers["zone"] - 183, "k_0": 0.9996, "x_0": 500000.0,
                         "y_0": 1e7 if "south" in said else 0.0}
@@ -158,7 +159,7 @@ def crs_of_text(text):
     return crs
 
 
-def crs_differences(crs, other):
+def describe_crs_differences(crs, other):
     """In which parameters two grid mappings differ, for a reader; "" where in none that both have.
 
     Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
@@ -182,11 +183,11 @@ def crs_differences(crs, other):
 def looks_antarctic(ice_map):
     """Whether a map that says nothing of its projection fits Antarctica's: around the South Pole.
 
-    Its cells lie within ANTARCTIC_EXTENT of the pole, and there is ice or land at it.
+    Its cells lie within MAX_ANTARCTIC_EXTENT_M of the pole, and there is ice or land at it.
     """
     x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
-    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > ANTARCTIC_EXTENT or (
+    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > MAX_ANTARCTIC_EXTENT_M or (
             x[0] * x[-1] >= 0 or y[0] * y[-1] >= 0):
         return False
     pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
-    return bool(is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
+    return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))

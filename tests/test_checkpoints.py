@@ -8,67 +8,75 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, example_settings, run_main, save_layers
+from conftest import REPOSITORY, example_settings, load_state, run_main, save_layers
 from test_model import fields_of, fill
 
+import downscale
+import evaluate
 import model
-import prepare_data
-import runs
 import train
-import utils
+from icesheet import checkpoints, files
+from icesheet.command_line import InputError
+from icesheet.device import tf
+from icesheet.settings import (
+    PATCH_FILE_ATTRIBUTES,
+    SETTING_DESCRIPTIONS,
+    SETTINGS_SCHEMA,
+    hash_settings,
+)
 
 
 @pytest.fixture
 def run_x4(folder):
     """The run `tiny` at 4x as train.py leaves it, random layers of epoch 7; settings and layers."""
-    chosen = example_settings(scale=4, filters=[4], kernels=[3, 3], grid="own", base="bicubic")
+    chosen = example_settings(scale=4, filters=[4], kernels=[3, 3], grid="level", first_guess="bicubic")
     layers = model.build_layers(chosen)
     fill(layers)
-    utils.write_json("checkpoints/tiny/settings.json", chosen)
+    files.write_json("checkpoints/tiny/settings.json", chosen)
     save_layers(chosen, layers, 7)
     return chosen, layers
 
 
 def test_a_run_is_read_as_it_was_written(run_x4):
     chosen, layers = run_x4
-    assert runs.read_settings("tiny") == chosen
-    assert runs.best_checkpoint(runs.read_settings("tiny"))[1] == 7
-    for weight, written in zip(model.list_weights(runs.load_layers(chosen)),
+    assert checkpoints.read_settings("tiny") == chosen
+    assert checkpoints.best_checkpoint(checkpoints.read_settings("tiny"))[1] == 7
+    for weight, written in zip(model.list_weights(evaluate.load_layers(chosen)),
                                model.list_weights(layers), strict=True):
         np.testing.assert_array_equal(weight, written)
-    before = runs.weights_sha256("tiny")
+    before = checkpoints.hash_weights("tiny")
     fill(layers, seed=1)
     save_layers(chosen, layers, 7)
-    assert runs.weights_sha256("tiny") != before
+    assert checkpoints.hash_weights("tiny") != before
 
 
 def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
     chosen, layers = run_x4
-    thk, topg = fields_of("own", 2)
+    thk, topg = fields_of("level", 2)
     for scale in (None, 4, 2):
-        opened, found, chain = runs.open_run("tiny", scale)
+        opened, found, chain = downscale.open_run("tiny", scale)
         assert opened == chosen  # of the run, whatever it is used for
         assert found == (scale or 4)
     last = {"stage2": layers["stage2"]}
     np.testing.assert_allclose(chain(thk, topg)[-1], model.run_chain(
         last, thk, topg, chosen, whole_map=True)[-1], rtol=1e-5, atol=0.01)
-    with pytest.raises(utils.InputError, match="tiny was trained for 4x, not for 8x"):
-        runs.open_run("tiny", 8)
+    with pytest.raises(InputError, match="tiny was trained for 4x, not for 8x"):
+        downscale.open_run("tiny", 8)
 
 
 def test_runs_that_will_not_do_are_named(run_x4):
-    with pytest.raises(utils.InputError, match="absent/settings.json: no such file; train"):
-        runs.read_settings("absent")
-    with pytest.raises(utils.InputError, match="checkpoints/absent/best: no checkpoint; train"):
-        runs.best_checkpoint(run_x4[0] | {"run": "absent"})
+    with pytest.raises(InputError, match="absent/settings.json: no such file; train"):
+        checkpoints.read_settings("absent")
+    with pytest.raises(InputError, match="checkpoints/absent/best: no checkpoint; train"):
+        checkpoints.best_checkpoint(run_x4[0] | {"run": "absent"})
     for changes in ({"filters": [5]}, {"scale": 8}, {"channels": "thk"}):
-        with pytest.raises(utils.InputError, match="not the layers that settings.json describes"):
-            runs.load_layers(run_x4[0] | changes)
+        with pytest.raises(InputError, match="not the layers that settings.json describes"):
+            evaluate.load_layers(run_x4[0] | changes)
     for key in ("channels", "data"):
         older = {name: value for name, value in run_x4[0].items() if name != key}
-        utils.write_json("checkpoints/tiny/settings.json", older)
-        with pytest.raises(utils.InputError, match=f"no {key} in it: damaged, or written by"):
-            runs.open_run("tiny")
+        files.write_json("checkpoints/tiny/settings.json", older)
+        with pytest.raises(InputError, match=f"no {key} in it: damaged, or written by"):
+            downscale.open_run("tiny")
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -76,12 +84,12 @@ def test_runs_that_will_not_do_are_named(run_x4):
 
 def save_all(chosen, *epochs):
     """Save the state of a training of these settings after each of the epochs; returns it."""
-    state = runs.make_state(chosen)
+    state = load_state(chosen)
     for epoch in epochs:
         state["objects"]["epoch"].assign(epoch)
-        runs.keep_as_best(state)
+        train.copy_to_best_layers(state["objects"])
         state["history"].append({"epoch": epoch, "seconds": 1.0 * epoch})
-        runs.save_state(state, chosen)
+        checkpoints.save_training_state(state["objects"], state["history"], chosen)
     return state
 
 
@@ -90,7 +98,7 @@ def saved_once(tmp_path_factory):
     """A working folder with the run `tiny`, saved after epochs 1, 2 and 3; its settings."""
     chosen, made = example_settings(filters=[4], kernels=[3, 3]), tmp_path_factory.mktemp("saved")
     with contextlib.chdir(made):
-        runs.write_settings(chosen)
+        checkpoints.write_settings(chosen)
         save_all(chosen, 1, 2, 3)
     return made, chosen
 
@@ -103,7 +111,7 @@ def trained(folder, saved_once):
 
 
 def epoch_after_resuming(chosen):
-    return int(runs.make_state(chosen)["objects"]["epoch"])
+    return int(load_state(chosen)["objects"]["epoch"])
 
 
 def names_in(path):
@@ -112,18 +120,18 @@ def names_in(path):
 
 def test_the_checkpoint_before_is_kept_and_fallen_back_to(trained, folder, capsys):
     latest, best = folder / "checkpoints/tiny/latest", folder / "checkpoints/tiny/best"
-    assert [path.name for path in runs.list_checkpoints(latest)] == ["ckpt-3", "ckpt-2"]
+    assert [path.name for path in checkpoints.list_checkpoints(latest)] == ["ckpt-3", "ckpt-2"]
     assert names_in(best) == ["checkpoint", "ckpt-3.data-00000-of-00001", "ckpt-3.index"]
     (latest / "ckpt-3.data-00000-of-00001").write_bytes(b"")
     assert epoch_after_resuming(trained) == 2
     said = capsys.readouterr().out
     assert "latest/ckpt-3 is damaged" in said and "ckpt-2 is used" in said
     (best / "ckpt-2.data-00000-of-00001").write_bytes(b"cut short")  # put back by resuming
-    with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
-        runs.load_layers(trained)
+    with pytest.raises(InputError, match="not a checkpoint, or damaged.*--restart"):
+        evaluate.load_layers(trained)
     (latest / "ckpt-2.index").write_bytes(b"")
-    with pytest.raises(utils.InputError, match="not a checkpoint, or damaged.*--restart"):
-        runs.make_state(trained)
+    with pytest.raises(InputError, match="not a checkpoint, or damaged.*--restart"):
+        load_state(trained)
 
 
 @pytest.mark.parametrize("pointer", [None, b"", b"\0\0", b"\xff",
@@ -134,7 +142,7 @@ def test_a_pointer_that_is_damaged_or_leads_elsewhere_is_not_followed(trained, f
         path = folder / "checkpoints/tiny" / part / "checkpoint"
         path.unlink() if pointer is None else path.write_bytes(pointer)
     assert epoch_after_resuming(trained) == 3
-    assert runs.best_checkpoint(trained)[1] == 3
+    assert checkpoints.best_checkpoint(trained)[1] == 3
     assert "ckpt-3 is used" in capsys.readouterr().out
 
 
@@ -143,52 +151,52 @@ def test_checkpoints_of_other_settings_are_refused(trained, folder):
     tiny = folder / "checkpoints/tiny"
     other = trained | {"run": "other", "seed": 5}
     save_all(other, 9)
-    runs.write_settings(other)
+    checkpoints.write_settings(other)
     for part in ("latest", "best"):
         shutil.copytree(tiny, folder / "kept")
         shutil.rmtree(tiny / part)
         shutil.copytree(folder / "checkpoints/other" / part, tiny / part)
         if part == "latest":
-            with pytest.raises(utils.InputError, match="other settings made them, another run"):
-                runs.make_state(trained)
+            with pytest.raises(InputError, match="other settings made them, another run"):
+                load_state(trained)
         else:
-            with pytest.raises(utils.InputError, match="other settings made them, another run"):
-                runs.load_layers(trained)
+            with pytest.raises(InputError, match="other settings made them, another run"):
+                evaluate.load_layers(trained)
             assert epoch_after_resuming(trained) == 3  # which puts its own best layers back
-            runs.load_layers(trained)
+            evaluate.load_layers(trained)
         shutil.rmtree(tiny)
         (folder / "kept").rename(tiny)
     (tiny / "settings.json").unlink()
-    with pytest.raises(utils.InputError, match="other settings made them"):
-        runs.make_state(trained | {"learning_rate": 0.5})
+    with pytest.raises(InputError, match="other settings made them"):
+        load_state(trained | {"learning_rate": 0.5})
     shutil.copytree(folder / "checkpoints/other", folder / "checkpoints/renamed")
-    with pytest.raises(utils.InputError, match="this is the run other, copied or renamed"):
-        runs.open_run("renamed")
+    with pytest.raises(InputError, match="this is the run other, copied or renamed"):
+        downscale.open_run("renamed")
     shutil.rmtree(tiny / "latest")
-    with pytest.raises(utils.InputError, match="no checkpoint to go on from, but a trained run"):
-        runs.make_state(trained)
+    with pytest.raises(InputError, match="no checkpoint to go on from, but a trained run"):
+        load_state(trained)
 
 
 def test_older_weights_open_with_a_checksum_beside_them_and_no_others_do(folder):
     chosen = example_settings(filters=[4], kernels=[3, 3])
     layers, best = model.build_layers(chosen), folder / "checkpoints/tiny/best"
-    path = runs.Path(model.tf.train.Checkpoint(layers=layers).write(str(best / "ckpt-7")))
-    with pytest.raises(utils.InputError, match="other settings made them.*or an older version"):
-        runs.load_layers(chosen)
-    weights = utils.file_sha256(runs.data_file(path))
+    path = checkpoints.Path(tf.train.Checkpoint(layers=layers).write(str(best / "ckpt-7")))
+    with pytest.raises(InputError, match="other settings made them.*or an older version"):
+        evaluate.load_layers(chosen)
+    weights = files.hash_file(checkpoints.weights_file(path))
     beside = best / "ckpt-7.settings"
-    beside.write_text(f"{runs.settings_sha256(chosen)} {weights}\n")
-    runs.load_layers(chosen)
-    beside.write_text(f"{runs.settings_sha256(chosen)} {'0' * 64}\n")
-    with pytest.raises(utils.InputError, match="other settings made them"):
-        runs.load_layers(chosen)
+    beside.write_text(f"{hash_settings(chosen)} {weights}\n")
+    evaluate.load_layers(chosen)
+    beside.write_text(f"{hash_settings(chosen)} {'0' * 64}\n")
+    with pytest.raises(InputError, match="other settings made them"):
+        evaluate.load_layers(chosen)
 
 
 @pytest.mark.parametrize("run", ["bedmachine_x4", "bedmachine_x8", "bedmachine_x16", "map_x2",
                                  "map_x4", "map_x8"])
 def test_runs_that_come_with_the_program_open(run, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert runs.open_run(run)[0]["run"] == run
+    assert downscale.open_run(run)[0]["run"] == run
 
 
 # ---------------------------------------------------------------- settings, history
@@ -198,21 +206,21 @@ def test_runs_that_come_with_the_program_open(run, monkeypatch):
     ([], r"\[\], expected a {...}"), (None, "null, expected a {...}"), ("text", '"text", expected'),
     ({"epochs": "3"}, 'epochs "3", expected a whole number'), ({"epochs": True}, "epochs true"),
     ({"filters": []}, r"filters \[\], expected a list"), ({"filters": [4, "a"]}, 'filters "a"'),
-    ({"base": "bed"}, 'base "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
+    ({"first_guess": "bed"}, 'base "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
     ({"data": None}, "data null"), ({"data": {}}, "no data.source in it"),
     ({"uncertainty": {"slope": 1}}, "no uncertainty.intercept in it"),
     ({"patches": ""}, 'patches "", expected the path'),
-    ({"versions": []}, r"versions \[\]"), ({"correction_m": "1"}, 'correction_m "1"')])
+    ({"versions": []}, r"versions \[\]"), ({"output_scale_m": "1"}, 'output_scale_m "1"')])
 def test_settings_that_are_not_as_documented_are_named(trained, folder, content, said):
     whole = trained | content if isinstance(content, dict) else content
     (folder / "checkpoints/tiny/settings.json").write_text(json.dumps(whole))
-    with pytest.raises(utils.InputError, match=f"settings.json: .*{said}"):
-        runs.read_settings("tiny")
+    with pytest.raises(InputError, match=f"settings.json: .*{said}"):
+        checkpoints.read_settings("tiny")
 
 
 def test_every_documented_setting_is_checked():
-    assert {key.removesuffix("?") for key in runs.KIND} == set(model.SETTINGS)
-    assert {key.removesuffix("?") for key in runs.KIND["data"]} == {*prepare_data.DATA_KEYS, "crs"}
+    assert {key.removesuffix("?") for key in SETTINGS_SCHEMA} == set(SETTING_DESCRIPTIONS)
+    assert {key.removesuffix("?") for key in SETTINGS_SCHEMA["data"]} == {*PATCH_FILE_ATTRIBUTES, "crs"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b"epoch,seconds\n1,1.0\n2,2",
@@ -221,10 +229,10 @@ def test_every_documented_setting_is_checked():
 def test_a_damaged_history_is_named_before_anything_is_trained(trained, folder, content, capsys):
     path = folder / "checkpoints/tiny/history.csv"
     path.write_bytes(content)
-    with pytest.raises(utils.InputError, match="history.csv: damaged.*remove it"):
-        runs.make_state(trained)
+    with pytest.raises(InputError, match="history.csv: damaged.*remove it"):
+        load_state(trained)
     path.unlink()
-    assert runs.make_state(trained)["history"] == []
+    assert load_state(trained)["history"] == []
     assert "there is no curve of the training up to here" in capsys.readouterr().out
 
 
@@ -246,7 +254,7 @@ def test_files_and_folders_are_synced_before_names_are_switched(trained, folder,
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     save_all(trained, 4)
-    runs.write_settings(trained)
+    checkpoints.write_settings(trained)
     renames = [at for at, event in enumerate(events) if event[0] == "rename"]
     assert len(renames) == 8  # history, settings; latest, best: weights, index, pointer
     for at in renames:
@@ -255,7 +263,7 @@ def test_files_and_folders_are_synced_before_names_are_switched(trained, folder,
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(folder, capsys):
-    with runs.lock("tiny"):
+    with checkpoints.lock_run("tiny"):
         for more in ([], ["--restart"]):
             status, said = run_main(train.main, ["--run", "tiny", "--scale", "4", "--synthetic",
                                                  *more], capsys)
@@ -263,7 +271,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(folder, capsys):
     assert not list(folder.iterdir())
     (folder / "checkpoints/tiny").mkdir(parents=True)
     (folder / "checkpoints/tiny/.lock").touch()  # of a process that was killed
-    with runs.lock("tiny"):
+    with checkpoints.lock_run("tiny"):
         pass
 
 
@@ -271,7 +279,7 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(trai
     best = folder / "checkpoints/tiny/best"
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = best / utils.temporary_path(best / "ckpt-3").name.replace(
+    left = best / files.temporary_path(best / "ckpt-3").name.replace(
         f"-{os.getpid()}.", f"-{dead.pid}.")
     left.mkdir()
     (left / "part").write_text("half")

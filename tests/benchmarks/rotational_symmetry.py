@@ -1,6 +1,6 @@
 """Whether a run prefers a direction: the error by azimuth on a dome that has none.
 
-    python tests/benchmarks/dome.py RUN [RUN ...]      # half a minute a run
+    python tests/benchmarks/rotational_symmetry.py RUN [RUN ...]      # half a minute a run
 
 The dome is that of test C of Bueler et al. (2005, doi:10.3189/172756505781829449), closed form and
 radially symmetric, on cells of 8 km: on a flat bed, and with the same surface on a bed that has
@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import other_ice_sheets
 
-import flow
-import utils
+from icesheet import command_line, flow_metrics
+from icesheet.command_line import InputError
+from icesheet.scores import compute_rmse_m
 
 SPACING_M = 8000.0
 CELLS = 240  # along a side, a multiple of twice the coarse cells
@@ -50,13 +51,13 @@ def domes(thk, far_m):
 
 def unevenness(error, near, sectors):
     """How far, at most, the RMS of `error` in one of the sectors (bool) is off that in all [%]."""
-    whole = utils.rmse_m(error[near & np.any(sectors, axis=0)], 0)
-    return 100 * max(abs(utils.rmse_m(error[near & sector], 0) / whole - 1) for sector in sectors)
+    whole = compute_rmse_m(error[near & np.any(sectors, axis=0)], 0)
+    return 100 * max(abs(compute_rmse_m(error[near & sector], 0) / whole - 1) for sector in sectors)
 
 
 def main():
     if len(sys.argv) < 2:
-        raise utils.InputError("expected one run or more; see the top of this file")
+        raise InputError("expected one run or more; see the top of this file")
     thk, far_m, azimuth = dome()
     octants = [(azimuth > 45 * i + 1e-6) & (azimuth < 45 * (i + 1) - 1e-6) for i in range(8)]
     around_axes = np.abs(azimuth % 90 - 45) > 22.5
@@ -66,15 +67,15 @@ def main():
             by_method, fine, coarse, _, scale = other_ice_sheets.hindcast(
                 run, other_ice_sheets.made_map(*fields, SPACING_M))
             near = far_m < 750e3 + 8 * SPACING_M
-            for method, made in (flow.plain_methods(coarse["thk"], scale) | by_method).items():
-                if method in flow.NAMES:
+            for method, made in (flow_metrics.interpolation_baselines(coarse["thk"], scale) | by_method).items():
+                if method in flow_metrics.METHOD_NAMES:
                     error = made.astype(float) - fine["thk"]
-                    rows.append((run, bed, flow.NAMES[method],
-                                 f"{utils.rmse_m(error[near], 0):.2f}",
+                    rows.append((run, bed, flow_metrics.METHOD_NAMES[method],
+                                 f"{compute_rmse_m(error[near], 0):.2f}",
                                  f"{unevenness(error, near, octants):.3f}",
                                  f"{unevenness(error, near, [around_axes, ~around_axes]):.1f}"))
-    utils.print_table(rows)
+    command_line.print_table(rows)
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    command_line.run_script(main)
