@@ -293,7 +293,7 @@ def print_map_summary(ice_map):
     missing, negative = ice_map["n_missing_thk"], ice_map["n_negative_thk"]
     for note in (
             ice_map["variables_read"], ice_map["time_label"], *ice_map["notes"],
-            missing and f"{missing} cells have no thickness: {int(ice_map['unknown'].sum())} of "
+            missing and f"{missing} cells have no thickness: {int(ice_map['no_data'].sum())} of "
                         "them unknown, the others without ice",
             negative and f"{negative} cells have negative thickness: zero ice"):
         if note:

@@ -94,7 +94,7 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of take
     "bed derived": ({"fields": {"thk": THK, "usurf": USRF + 1000}}, {}, "surface - thickness"),
     "surface of no concern": ({"fields": {"thk": THK, "topg": TOPG, "usurf": (USRF, {
         "units": "degrees"})}}, {}, "topg = topg, axes x y (m)"),
-    "surface and base": ({"fields": {"orog": USRF, "first_guess": TOPG, "topg": TOPG}}, {}, "lsrf = base"),
+    "surface and base": ({"fields": {"orog": USRF, "base": TOPG, "topg": TOPG}}, {}, "lsrf = base"),
     **{f"units {units}": ({"fields": {"thk": (THK, {"units": units}), "topg": (TOPG, {
         "units": "m a.s.l."})}}, {}, "thk = thk") for units in
        ("1", "m of ice", "metres", "masl", "metres above sea level", "m (ice)")},
@@ -210,6 +210,17 @@ def test_other_formats_come_with_the_command_that_converts_them(tmp_path):
     for name, words in (("map.tif", "gdal_translate -of netCDF"), ("map.zarr", "to_netcdf")):
         with pytest.raises(InputError, match=words):
             map_files.read_map(tmp_path / name)
+
+
+def test_missing_cells_are_told(capsys):
+    thk = np.full((4, 5), 500.0)
+    thk[0], thk[1, :2], topg = np.nan, -3, np.full((4, 5), -9.0)
+    topg[0, :2] = np.nan
+    map_files.print_map_summary(map_files.make_map(
+        1e3 * np.arange(5), 1e3 * np.arange(4), thk, topg, name="plain"))
+    assert capsys.readouterr().out.splitlines() == [
+        "plain: 5 cells have no thickness: 2 of them unknown, the others without ice",
+        "plain: 2 cells have negative thickness: zero ice"]
 
 
 # ---------------------------------------------------------------- whole maps

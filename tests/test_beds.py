@@ -1,0 +1,31 @@
+"""Beds: read in parts, of any time, from files or from a map in memory."""
+
+import numpy as np
+import pytest
+from test_map_layout import METRES, THK, TOPG, X, Y, standard_map
+
+from icesheet import beds, map_files
+from icesheet.command_line import InputError
+
+
+def test_a_bed_has_a_record_of_its_own(tmp_path):
+    """open_bed_for_map reads parts of a bed in whatever order its axes run, of any record."""
+    dims = ("time", "y", "x")
+    path = standard_map(
+        tmp_path / "bed.nc", {"time": 2}, x=(("x",), X[::-1], METRES), thk=None,
+        time=(("time",), np.array([0.0, 31.0]), {"units": "days since 1999-12-01"}),
+        topg=(dims, np.stack([TOPG[:, ::-1], 2 * TOPG[:, ::-1]]), METRES))
+    for record, topg, text in ((0, TOPG, "record 0 of 2 (1999-12-01)"),
+                               (-1, 2 * TOPG, "record 1 of 2 (2000-01-01)")):
+        with beds.open_bed(path, record) as bed:
+            np.testing.assert_array_equal(bed["x"], X)
+            np.testing.assert_array_equal(bed["y"], Y)
+            np.testing.assert_allclose(bed["read_topg"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])
+            assert (bed["spacing_m"], bed["time_label"]) == (5000, text)
+    own = beds.bed_in_memory(map_files.read_map(standard_map(tmp_path / "map.nc")))
+    np.testing.assert_allclose(own["read_topg"](slice(1, 3), slice(0, 3)), TOPG[1:3, 0:3])
+    assert set(own) == set(bed)
+    assert beds.bed_in_memory(map_files.make_map(X, Y, THK)) is None
+    with pytest.raises(InputError, match="no bed .* it has x, y, thk"), beds.open_bed(
+            standard_map(tmp_path / "bare.nc", topg=None)):
+        pass
