@@ -14,7 +14,8 @@ from sklearn.model_selection import train_test_split
 import utils
 from icesheet import command_line, files, map_files, map_layout, projections
 from icesheet.command_line import InputError
-from icesheet.settings import DEFAULTS_FOR_OLDER_FILES, PATCH_FILE_ATTRIBUTES, SCALES, needs_topg
+from icesheet.settings import DEFAULTS_FOR_OLDER_FILES, PATCH_FILE_ATTRIBUTES, PATCH_FILE_SCHEMA
+from icesheet.settings import SCALES, find_schema_error, needs_topg
 
 # ---- Settings ---------------------------------------------------------------------------------
 PATCH_CELLS = {"bicubic": 41, "area": 48}  # cells along each side of a patch; whole coarse cells for area
@@ -210,36 +211,28 @@ def read_patches(path):
             raise InputError(
                 f"{path}: not a file of patches that this prepare_data.py wrote, or truncated "
                 f"({command_line.one_line(error)}); make it anew with prepare_data.py") from None
-        check_patches(path, patches, data)
         data["synthetic"] = data["synthetic"] == "yes"
-        data["fold"] = [int(number) for number in data["fold"].split()]
+        if re.fullmatch(r"(\d{1,4} \d{1,4})?", str(data["fold"])):
+            data["fold"] = [int(number) for number in data["fold"].split()]
+        check_patches(path, patches, data)
         return patches | {"data": data | {"crs": projections.read_crs(ds)}}
 
 
 def check_patches(path, patches, data):
     """Raise InputError for the first thing in a file of patches that is not as write_patches does.
 
-    data: as in the file, see PATCH_FILE_ATTRIBUTES.
+    data: see PATCH_FILE_ATTRIBUTES.
     """
     def check(name, is_right):
         if not is_right:
             raise InputError(f"{path}: {name} is not what prepare_data.py writes: a damaged file "
                              "of patches; make it anew with prepare_data.py")
 
-    numbers = {"time_index": 1, "test_size": 1, "seed": 1, "window": 4, "spacing_m": 1, "thk_max_m": 1,
-               "thk_norm_m": 1, "topg_norm_m": 1, "densities": 2}
-    for key, value in data.items():
-        if key in numbers:
-            array = np.asarray(value)
-            check(key, array.size == numbers[key] and array.dtype.kind in "iuf"
-                  and np.isfinite(array).all())
-            check(key, key[-2:] != "_m" or value > 0 or key == "topg_norm_m" and value >= 0)
-            data[key] = array.tolist()
-        else:
-            check(key, isinstance(value, str))
-    check("fold", re.fullmatch(r"(\d{1,4} \d{1,4})?", data["fold"]))
-    check("degrade", data["degrade"] in PATCH_CELLS)
-    check("split_method", data["split_method"] in ("random", "block"))
+    error = find_schema_error(data, PATCH_FILE_SCHEMA)
+    check(error, not error)
+    for key in ("spacing_m", "thk_max_m", "thk_norm_m"):
+        check(key, data[key] > 0)
+    check("topg_norm_m", data["topg_norm_m"] >= 0)
     check("scale", patches["scale"] in SCALES)
     n, side = len(patches["row"]), PATCH_CELLS[data["degrade"]]
     shape = (n, patches["scale"].bit_length(), side, side)

@@ -1,4 +1,8 @@
-"""icesheet.settings."""
+"""Settings of a run and attributes of a file of patches: meaning, checking, comparing.
+
+Every function here that takes `settings` takes those of a run: the dict that train.make_settings
+makes and checkpoints/<run>/settings.json keeps.
+"""
 
 import hashlib
 import json
@@ -12,213 +16,238 @@ FIRST_GUESSES = ("none", "bicubic", "surface-minus-bed")
 CHANNELS = ("thk", "thk+topg", "normalised")
 GRADIENTS = ("stage", "end-to-end")
 LOSSES = ("mse", "rmse")
-# The settings of a run, a dict that train.make_settings makes and settings.json keeps. Every
-# function here that takes `settings` takes this one.
-SETTING_DESCRIPTIONS = {
-    "run": "name of the training: its folder under checkpoints/ and results/",
-    "scale": "how many times finer the chain makes a map: 2, 4, 8 or 16",
-    "recipe": "name of the set of training settings that the run started from",
-    "grid": "the cells that a stage works on: own, those of its level | fine, as in the original",
-    "first_guess": "what the convolutions of a stage correct, see stage_base: one of BASES",
-    "consistency": "whether the map made, reduced again, gives the coarse map back",
-    "gradients": "what a stage's error trains: one of GRADIENTS, see run_chain",
-    "channels": "what the convolutions see: one of CHANNELS, see stage_channels and "
-                "relative_channels",
-    "bed_levels": "beds that they see: 1 the one at this level, 2 that of the level before too",
-    "filters": "filters of every convolution but the last, which has 1",
-    "padding": "around the map: CONSTANT, zeros as in the original | SYMMETRIC, the map mirrored",
-    "kernels": "sides of the convolutions' kernels, odd, one more than filters",
-    "output_scale_m": "metres to one unit of the last convolution (null: thk_norm_m); relative "
-                    "channels have a unit of their own",
-    "initializer": "first weights: he (He et al. 2015, arXiv:1502.01852) | normal (N(0, 1e-3))",
-    "learning_rate": "of Adam, at the first epoch",
-    "adam_epsilon": "epsilon of Adam",
-    "loss": "error of a stage that is made small: one of LOSSES, see train.make_step",
-    "schedule": "learning rate over the epochs: constant | cosine (half a wave, down to 0)",
-    "epochs": "passes over the training patches",
-    "batch_size": "patches in an Adam step; the last, smaller batch is kept",
-    "augment": "whether each epoch cuts, flips and turns the training patches anew",
-    "crop_factors": "with augment: at which multiples of the map's spacing patches are cut",
-    "thin_ice_share": "with augment: share of patches with artificially thinned ice, see make_thinner",
-    "self_ensemble": "a prediction is the mean over turns of the map: true (8) | false | of TURNS",
-    "validation": "whether a tenth of the training patches is held out to watch the training; with "
-                  "a constant learning rate it chooses the best epoch",
-    "seed": "of the first weights and of all that is drawn in training",
-    "patches": "path of the file of patches",
-    "data": "what decides the numbers in that file, see prepare_data.DATA_KEYS; among them "
-            "degrade (reduction: bicubic | area), and thk_norm_m and topg_norm_m, which scale the "
-            "channels",
-    "uncertainty": "how sure its thickness is: a fit, see train.calibrate; left out until then",
-    "versions": "of Python and the libraries that the run was trained with",
-    "n_threads": "of the CPU that the run was trained with; another number changes last digits",
-}
-TEXT_KEYS = ("source", "source_sha256", "source_title", "citation", "time_label")
-SETTINGS_SCHEMA = {  # of settings.json, see utils.misfit; what the keys mean is said in settings.SETTING_DESCRIPTIONS
-    "run": str, "scale": SCALES, "recipe": str, "grid": ("level", "fine"),
-    "first_guess": FIRST_GUESSES, "consistency": bool, "gradients": GRADIENTS,
-    "channels": CHANNELS, "bed_levels": (1, 2), "filters": [int],
-    "padding": ("CONSTANT", "SYMMETRIC"), "kernels": [int], "output_scale_m": (float, type(None)),
-    "initializer": ("he", "normal"), "learning_rate": float, "adam_epsilon": float,
-    "loss": LOSSES, "schedule": ("constant", "cosine"), "epochs": int, "batch_size": int,
-    "augment": bool, "crop_factors": [int], "thin_ice_share": float, "self_ensemble": bool,
-    "validation": bool, "seed": int, "patches": str, "versions": {None: str}, "n_threads?": int,
-    "data": {
-        **dict.fromkeys(TEXT_KEYS, str), "variables_read?": str, "time_index": int, "synthetic": bool,
-        "degrade": ("bicubic", "area"), "split_method": ("random", "block"), "fold": list,
-        "test_size": float, "seed": int, "window": [float], "spacing_m": float,
-        "thk_max_m": float, "thk_norm_m": float, "topg_norm_m": float, "densities?": [float],
-        "crs": dict},
-    "uncertainty?": {
-        "slope": float, "intercept": float, "scale_by_thickness": bool, "constant_width": dict,
-        "coverage_factors": {"all": float, None: float},
-        "n_patches": {"all": int, None: int}, "error_quantiles": [float], "variance": float,
-        "cells_per_effective_sample": {"all": float, None: float}, "n_held_out": int, "spread_p99_m": float,
-        "boundary_share": float}}
-# What decides the numbers in a file of patches: `data` in the settings of a run.
+SELF_ENSEMBLE_MEMBERS = {1: (0,), 2: (0, 3), 4: (0, 3, 5, 6), 8: range(8)}  # see apply_symmetry
+
+# What decides the numbers in a file of patches: {attribute: (schema, meaning)}, schemas as of
+# find_schema_error. In the settings of a run they are the dict `data`.
 PATCH_FILE_ATTRIBUTES = {
-    "source": "name of the map file",
-    "source_sha256": "its checksum, by which a run knows it again; empty for the synthetic sheet",
-    "source_title": "its title",
-    "citation": "how it wants to be cited",
-    "time_index": "which record of its time axis; -1 where it has only one",
-    "time_label": "the same for a reader, with its date where the file has one",
-    "synthetic": "whether it is the synthetic ice sheet, no real place",
-    "degrade": "how it was reduced: bicubic (point samples) | area (cell means)",
-    "split_method": "how test patches were chosen: random | block",
-    "fold": "of a cross-validation: which fold of how many, 2 5; empty without",
-    "test_size": "share of the patches held out",
-    "seed": "of the split",
-    "window": "x0 x1 y0 y1 [m] of the part of the map that was cut into patches",
-    "spacing_m": "side of a cell [m]",
-    "thk_max_m": "largest thickness in the window [m]: divides the error MSE / max2",
-    "thk_norm_m": "largest thickness in the training patches [m]: scales the network's channels",
-    "topg_norm_m": "largest height or depth of the bed in them [m]: the same; 0 without a bed",
-    "densities": "of ice and sea water [kg m-3], for the surface base",
-    "variables_read": "which variables of the map were read",
-}  # and crs: attributes of the map's grid mapping
-DEFAULTS_FOR_OLDER_FILES = {"densities": list(utils.DENSITIES), "variables_read": ""}  # where an older version wrote the file
-SELF_ENSEMBLE_MEMBERS = {1: (0,), 2: (0, 3), 4: (0, 3, 5, 6), 8: range(8)}  # numbers of `turn`: groups
+    "source": (str, "name of the map file"),
+    "source_sha256": (str, "checksum of the map file; empty for the synthetic sheet"),
+    "source_title": (str, "title of the map"),
+    "citation": (str, "how the map is to be cited"),
+    "time_index": (int, "which time of the map; -1 where it has only one"),
+    "time_label": (str, "the same for a reader, with the date where the file has one"),
+    "synthetic": (bool, "whether the map is the synthetic ice sheet, no real place"),
+    "degrade": (("bicubic", "area"), "how it was coarsened: by point samples | by cell means"),
+    "split_method": (("random", "block"), "how test patches were chosen"),
+    "fold": (list, "of a cross-validation: which fold of how many, 2 5; empty without"),
+    "test_size": (float, "share of the patches held out"),
+    "seed": (int, "random seed of the split"),
+    "window": ([float] * 4, "x0 x1 y0 y1 [m] of the part of the map that was cut into patches"),
+    "spacing_m": (float, "side of a cell [m]"),
+    "thk_max_m": (float, "largest thickness in the window [m]: divides the error MSE / max2"),
+    "thk_norm_m": (float, "largest thickness in the training patches [m]: scales the channels"),
+    "topg_norm_m": (float, "largest height or depth of their bed [m]: the same; 0 without a bed"),
+    "densities": ([float] * 2, "of ice and sea water [kg m-3], for flotation"),
+    "variables_read": (str, "which variables of the map were read"),
+}
+# Files of older versions lack these.
+DEFAULTS_FOR_OLDER_FILES = {"densities": list(utils.DENSITIES), "variables_read": ""}
+PATCH_FILE_SCHEMA = {key + "?" * (key in DEFAULTS_FOR_OLDER_FILES): schema
+                     for key, (schema, _) in PATCH_FILE_ATTRIBUTES.items()}
+
+UNCERTAINTY_SCHEMA = {  # what uncertainty.fit_intervals returns
+    "slope": float, "intercept": float, "scale_by_thickness": bool, "constant_width": dict,
+    "coverage_factors": {"all": float, None: float}, "n_patches": {"all": int, None: int},
+    "error_quantiles": [float], "variance": float,
+    "cells_per_effective_sample": {"all": float, None: float}, "n_held_out": int,
+    "spread_p99_m": float, "boundary_share": float}
+# The settings of a run: {key: (schema, meaning)}.
+SETTING_DESCRIPTIONS = {
+    "run": (str, "name of the training: its folder under checkpoints/ and results/"),
+    "scale": (SCALES, "how many times finer the chain makes a map"),
+    "recipe": (str, "name of the set of training settings that the run started from"),
+    "grid": (("level", "fine"), "of a stage: its own resolution | that of the result (original)"),
+    "first_guess": (FIRST_GUESSES, "what a stage corrects, see model.compute_first_guess"),
+    "consistency": (bool, "whether every stage's map, coarsened, gives the coarse map back"),
+    "gradients": (GRADIENTS, "a stage's error trains that stage | the stages before it too"),
+    "channels": (CHANNELS, "what a stage's convolutions receive, see model.run_stage"),
+    "bed_levels": ((1, 2), "bed inputs of a stage: 1 = at its level; 2 = at the level before too"),
+    "filters": ([int], "filters of every convolution but the last, which has 1"),
+    "padding": (("CONSTANT", "SYMMETRIC"), "around the map: zeros (original) | the map mirrored"),
+    "kernels": ([int], "sides of the convolutions' kernels, odd, one more than filters"),
+    "output_scale_m": ((float, type(None)), "metres to one unit of the last convolution; null: "
+                       "thk_norm_m; normalised channels have a local scale instead"),
+    "initializer": (("he", "normal"), "first weights: arXiv:1502.01852 | N(0, 1e-3)"),
+    "learning_rate": (float, "of Adam, at the first epoch"),
+    "adam_epsilon": (float, "epsilon of Adam"),
+    "loss": (LOSSES, "error of a stage that is made small, see train.make_train_step"),
+    "schedule": (("constant", "cosine"), "learning rate over the epochs; cosine: half a wave to 0"),
+    "epochs": (int, "passes over the training patches"),
+    "batch_size": (int, "patches in an Adam step; the last, smaller batch is kept"),
+    "augment": (bool, "whether every epoch cuts, flips and rotates the training patches again"),
+    "crop_factors": ([int], "with augment: multiples of the map's spacing that patches are cut at"),
+    "thin_ice_share": (float, "with augment: share of patches with artificially thinned ice"),
+    "self_ensemble": (bool, "whether a prediction is the mean over 8 flips and rotations"),
+    "validation": (bool, "whether a tenth of the training patches is held out for validation; "
+                   "with a constant learning rate they also choose the best epoch"),
+    "seed": (int, "random seed of the first weights and of all that is drawn in training"),
+    "patches": (str, "path of the file of patches"),
+    "data": (PATCH_FILE_SCHEMA | {"crs": dict},
+             "PATCH_FILE_ATTRIBUTES of that file, and crs: attributes of the map's grid mapping"),
+    "uncertainty": (UNCERTAINTY_SCHEMA, "calibrated prediction intervals, see train.calibrate"),
+    "versions": ({None: str}, "of Python and the libraries that the run was trained with"),
+    "n_threads": (int, "of the CPU that the run was trained with; others change last digits"),
+}
+SETTINGS_SCHEMA = {key + "?" * (key in ("uncertainty", "n_threads")): schema
+                   for key, (schema, _) in SETTING_DESCRIPTIONS.items()}
+# Settings that do not decide the weights; nor does `epochs` where a training can go on.
+NOT_OF_THE_WEIGHTS = {"patches", "versions", "n_threads", "uncertainty"}
 
 
-def read_validated_json(path, kind, hint):
-    """The content of a JSON file, of a kind (see misfit); InputError with `hint` where it is not.
+def read_validated_json(path, schema, hint):
+    """Read a JSON file that has to fit a schema; every file of settings or metrics is read here.
 
-    Every file of settings or metrics is read here: what is wrong with it is said by its key.
+    hint: what the user can do. Raises InputError, naming the key, where the content does not fit.
     """
     content = files.read_json(path, hint)
-    wrong = find_schema_error(content, kind)
-    if wrong:
-        raise InputError(f"{path}: {wrong}: damaged, or written by an older version; {hint}")
+    error = find_schema_error(content, schema)
+    if error:
+        raise InputError(f"{path}: {error}: damaged, or written by an older version; {hint}")
     return content
 
 
-def find_schema_error(value, kind, key=""):
-    """What is wrong with a value read from a file, naming its key, or "" where it fits a kind.
+def find_schema_error(value, schema, key=""):
+    """Return a description of the first error in a value, naming its key, or "" if it fits.
 
-    kind: bool, int, float (whole or not, finite), str, dict or list; a tuple: one of these values;
-    a list of one kind: a list of such, not empty; {key: kind}: a dict with at least these keys, one
-    whose name ends in "?" may be missing; {None: kind}: a dict of such values.
+    A schema is one of:
+        bool, int, str, dict, list      a value of this type
+        float                           a finite number, whole or not
+        ("a", "b", 1, float)            one of these values, or a value of one of these types
+        [int]                           a list of one or more such values
+        [float, float]                  a list of exactly so many
+        {"a": int, "b?": str}           a dict with at least the key a; b may be missing
+        {None: float}                   a dict of any keys with such values
     """
-    where = f"{key} {json.dumps(value, default=str)[:60]}" if key else json.dumps(value)[:60]
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            return f"{where}, expected a {{...}} of keys and values"
-        for name, inner in kind.items():
-            for each in value if name is None else [name.removesuffix("?")]:
-                full = f"{key}.{each}" if key else each
-                if each not in value:
-                    if not name.endswith("?"):
-                        return f"no {full} in it"
-                elif wrong := find_schema_error(value[each], inner, full):
-                    return wrong
-        return ""
-    if isinstance(kind, list):
-        if not isinstance(value, list) or not value:
-            return f"{where}, expected a list"
-        return next(filter(None, (find_schema_error(each, kind[0], key) for each in value)), "")
-    if isinstance(kind, tuple):
-        fits = any(not find_schema_error(value, each) if isinstance(each, type) else
-                   value == each and type(value) is type(each) for each in kind)
-        return "" if fits else f"{where}, expected one of {', '.join(map(str, kind))}"
-    fits = (type(value) in (int, float) and abs(value) < 1e300 if kind is float
-            else type(value) is kind)
+    shown = f"{key} {json.dumps(value, default=str)[:60]}".strip()
+    find_error = {dict: find_dict_error, list: find_list_error, tuple: find_choice_error}.get(
+        type(schema), find_type_error)
+    return find_error(value, schema, key, shown)
+
+
+def find_dict_error(value, schema, key, shown):
+    """Return what is wrong with a value that should be a dict of this schema, or ""."""
+    if not isinstance(value, dict):
+        return find_type_error(value, dict, key, shown)
+    for name, inner in schema.items():
+        for member in value if name is None else [name.removesuffix("?")]:
+            full = f"{key}.{member}" if key else member
+            if member in value:
+                error = find_schema_error(value[member], inner, full)
+            else:
+                error = "" if name.endswith("?") else f"no {full} in it"
+            if error:
+                return error
+    return ""
+
+
+def find_list_error(value, schema, key, shown):
+    """Return what is wrong with a value that should be a list of this schema, or ""."""
+    if not isinstance(value, list) or not value:
+        return f"{shown}, expected a list"
+    if len(schema) > 1 and len(value) != len(schema):
+        return f"{shown}, expected a list of {len(schema)}"
+    return next(filter(None, (find_schema_error(member, schema[0], key) for member in value)), "")
+
+
+def find_choice_error(value, schema, key, shown):
+    """Return what is wrong with a value that should be one of these values or types, or ""."""
+    for choice in schema:
+        if not find_type_error(value, choice, key, shown) if isinstance(choice, type) else (
+                value == choice and type(value) is type(choice)):
+            return ""
+    return f"{shown}, expected one of {', '.join(map(str, schema))}"
+
+
+def find_type_error(value, schema, key, shown):
+    """Return what is wrong with a value that should be of this type, or ""."""
+    fits = type(value) in (int, float) and abs(value) < 1e300 if schema is float else (
+        type(value) is schema)
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
              dict: "a {...} of keys and values", list: "a list", type(None): "null"}
-    return "" if fits else f"{where}, expected {names[kind]}"
+    return "" if fits else f"{shown}, expected {names[schema]}"
 
 
 def hash_settings(settings):
-    """Checksum of the settings that decide the weights: runs that share it have the same weights.
+    """Return a checksum of the settings that decide the weights.
 
-    Not of the name, the place of the patches and what is fitted afterwards; not of the epochs at a
-    constant learning rate, which may go on.
+    Two runs that share it have the same weights, whatever their names.
     """
-    ignored = {"run", "patches", "versions", "n_threads", "uncertainty"} | (
+    ignored = NOT_OF_THE_WEIGHTS | {"run"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
-    kept = {key: settings[key] for key in SETTING_DESCRIPTIONS if key in settings and key not in ignored}
+    kept = {key: settings[key] for key in SETTING_DESCRIPTIONS
+            if key in settings and key not in ignored}
     kept["data"] = DEFAULTS_FOR_OLDER_FILES | kept["data"]
     kept["data"].pop("variables_read")  # unknown of older files
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def get_densities(data):
-    """Densities of ice and sea water [kg m-3] of the `data` of a run; older ones have none."""
-    return tuple(data.get("densities", utils.DENSITIES))
+def require_same_settings(old_settings, settings):
+    """Raise InputError, naming what differs, where a run exists with other settings.
 
-
-def with_densities(settings, densities):
-    """Settings of a run with other densities of ice and sea water [kg m-3]; None: with its own."""
-    data = settings["data"]
-    return settings | {"data": data | {"densities": list(densities)}} if densities else settings
-
-
-def with_self_ensemble(settings, turns):
-    """Settings of a run, self_ensemble the number `turns` (see model.predict_ensemble); None: the run's."""
-    own = 8 if settings["self_ensemble"] is True else int(settings["self_ensemble"]) or 1
-    if turns in (None, own):
-        return settings | {"self_ensemble": own}
-    if "uncertainty" in settings:
-        print("note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of "
-              f"{turns}")
-    return {key: value for key, value in settings.items() if key != "uncertainty"} | {
-        "self_ensemble": turns}
-
-
-def needs_topg(settings):
-    """Whether a run needs the bed: to correct the surface base, or to see it."""
-    return settings["first_guess"] == "surface-minus-bed" or settings["channels"] != "thk"
+    A longer or shorter run at a constant learning rate is the same run; so is one whose patches
+    were moved.
+    """
+    ignored = NOT_OF_THE_WEIGHTS | ({"epochs"} if settings["schedule"] == "constant" else set())
+    defaults = DEFAULTS_FOR_OLDER_FILES | {"variables_read": settings["data"]["variables_read"]}
+    known = old_settings | {"data": defaults | old_settings["data"]}
+    changed = {key: pair for key, pair in diff_settings(known, settings).items()
+               if key.split(".")[0] not in ignored}
+    if changed:
+        raise InputError(f"run {old_settings['run']} exists with other settings: "
+                         f"{format_differences(changed)}. Choose another name with --run, or "
+                         "--restart to start it over")
 
 
 def diff_settings(old, new):
-    """Values in which two nested dicts differ: {"data.seed": (0, 1), ...}; None if one has none."""
+    """Return the values in which two nested dicts differ: {"data.seed": (0, 1), ...}.
+
+    None stands for a value that one of them lacks.
+    """
     pairs = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            pairs |= {f"{key}.{inner}": pair for inner, pair in diff_settings(before, after).items()}
+            inner = diff_settings(before, after)
+            pairs |= {f"{key}.{inner_key}": pair for inner_key, pair in inner.items()}
         elif before != after:
             pairs[key] = (before, after)
     return pairs
 
 
 def format_differences(pairs):
-    """What differs (see differences) for a reader: "data.seed 0 -> 1; learning_rate 0.1 -> 0.2"."""
+    """Return the pairs of diff_settings as a text: "data.seed 0 -> 1; learning_rate 0.1 -> 0.2"."""
     return "; ".join(f"{key} {old} -> {new}" for key, (old, new) in pairs.items())
 
 
-def require_same_settings(old, settings):
-    """Raise InputError, naming what differs, where a run exists with other settings.
+def get_densities(data):
+    """Return the densities of ice and sea water [kg m-3] in the `data` of a run."""
+    return tuple(data.get("densities", utils.DENSITIES))
 
-    A longer or shorter run at a constant learning rate is the same run; so is one whose patches
-    were moved.
+
+def with_densities(settings, densities):
+    """Return settings with other densities of ice and sea water [kg m-3]; None: with their own."""
+    data = settings["data"]
+    return settings | {"data": data | {"densities": list(densities)}} if densities else settings
+
+
+def with_self_ensemble(settings, n_members):
+    """Return settings whose self_ensemble is a number of members; None: as the run was trained for.
+
+    n_members: a key of SELF_ENSEMBLE_MEMBERS. With another number than the run's there is no
+    uncertainty, since it was calibrated on the spread of the run's members.
     """
-    ignored = {"versions", "n_threads", "patches", "uncertainty"} | (
-        {"epochs"} if settings["schedule"] == "constant" else set())
-    known = old | {"data": {key: settings["data"].get(key) if key == "variables_read" else value
-                            for key, value in DEFAULTS_FOR_OLDER_FILES.items()} | old["data"]}
-    changed = {key: pair for key, pair in diff_settings(known, settings).items()
-               if key.split(".")[0] not in ignored}
-    if changed:
-        raise InputError(f"run {old['run']} exists with other settings: "
-                         f"{format_differences(changed)}. Choose another name with --run, or "
-                         "--restart to start it over")
+    trained_members = 8 if settings["self_ensemble"] is True else (
+        int(settings["self_ensemble"]) or 1)
+    if n_members in (None, trained_members):
+        return settings | {"self_ensemble": trained_members}
+    if "uncertainty" in settings:
+        print("warning: no thk_uncertainty: it was calibrated for a self-ensemble of "
+              f"{trained_members} members, not of {n_members}")
+    return {key: value for key, value in settings.items() if key != "uncertainty"} | {
+        "self_ensemble": n_members}
+
+
+def needs_topg(settings):
+    """Return whether a run needs the bed, for its first guess or as an input channel."""
+    return settings["first_guess"] == "surface-minus-bed" or settings["channels"] != "thk"

@@ -206,7 +206,7 @@ def test_runs_that_come_with_the_program_open(run, monkeypatch):
     ([], r"\[\], expected a {...}"), (None, "null, expected a {...}"), ("text", '"text", expected'),
     ({"epochs": "3"}, 'epochs "3", expected a whole number'), ({"epochs": True}, "epochs true"),
     ({"filters": []}, r"filters \[\], expected a list"), ({"filters": [4, "a"]}, 'filters "a"'),
-    ({"first_guess": "bed"}, 'base "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
+    ({"first_guess": "bed"}, 'first_guess "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
     ({"data": None}, "data null"), ({"data": {}}, "no data.source in it"),
     ({"uncertainty": {"slope": 1}}, "no uncertainty.intercept in it"),
     ({"patches": ""}, 'patches "", expected the path'),
@@ -219,8 +219,9 @@ def test_settings_that_are_not_as_documented_are_named(trained, folder, content,
 
 
 def test_every_documented_setting_is_checked():
+    for table in (SETTING_DESCRIPTIONS, PATCH_FILE_ATTRIBUTES):
+        assert all(schema and meaning for schema, meaning in table.values())
     assert {key.removesuffix("?") for key in SETTINGS_SCHEMA} == set(SETTING_DESCRIPTIONS)
-    assert {key.removesuffix("?") for key in SETTINGS_SCHEMA["data"]} == {*PATCH_FILE_ATTRIBUTES, "crs"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b"epoch,seconds\n1,1.0\n2,2",
