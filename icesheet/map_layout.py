@@ -1,4 +1,8 @@
-"""icesheet.map_layout."""
+"""The layout of a map file: which variables hold the fields and the axes, in which units.
+
+Variables are recognised by the user's --variables, by CF standard name, or by the names that models
+and data sets use. Nothing is read here but attributes and axes; fields are read in map_files.py.
+"""
 
 import re
 import warnings
@@ -19,8 +23,8 @@ STANDARD_NAMES = {
     "usrf": "surface_altitude",
     "lsrf": "land_ice_basal_altitude",
 }
-# Names of each field in map files, then those too short or too general to be sure of, which count
-# only beside another field. Its CF standard name goes before both.
+# Names of each field in map files; then ambiguous ones, too short or too general, which count only
+# beside another field. The CF standard name goes before both.
 VARIABLE_NAMES = {
     "x": ("x x1 xc easting x_coordinate xcoord X", ""),
     "y": ("y y1 yc northing y_coordinate ycoord Y", ""),
@@ -30,53 +34,58 @@ VARIABLE_NAMES = {
     "lsrf": ("lsrf ice_base z_base", "base zb"),
     "topg_std": ("topg_std errbed bed_error bed_uncertainty z_bed_err bed_err", ""),
 }
+MAP_FIELDS = ("thk", "topg", "usrf", "lsrf", "topg_std")
+BED_FIELDS = ("topg", "topg_std")
 LENGTH_UNITS = re.compile(  # metres or kilometres, and words after it that do not change the length
     r"(km|kilomet(?:er|re)s?|m|met(?:er|re)s?)[ .,(]*(?:(?:a\.? ?(?:m\.? ?)?s\.? ?l|above .*"
     r"|(?:of )?ice(?: thickness| eq(?:uivalent)?)?)[.)]*)?", re.IGNORECASE)
 UNITLESS = ("", "1", "-", "none", "no unit", "unitless")
-DEFAULT_OPTIONS = {"names": {}, "units": None, "densities": None}  # see parse_map_options
-MIN_DOMAIN_WIDTH_M = 5000  # an axis without units that is narrower is in km: no ice sheet is 5 km wide
+DEFAULT_OPTIONS = {"names": {}, "units": None, "densities": None}  # as parse_map_options returns
+MIN_DOMAIN_WIDTH_M = 5000  # a narrower axis without units is in km: no ice sheet is 5 km wide
 
 
 def add_map_arguments(parser):
     """Add the options of all scripts that read a map: --variables, --xy-units, --densities."""
-    parser.add_argument("--variables", nargs="+", metavar="FIELD=VAR", help="variables of the map that "
-                        "are not found by themselves: thk=VAR topg=VAR usrf=VAR x=VAR y=VAR")
-    parser.add_argument("--xy-units", choices=("m", "km"), help="of x and y, whatever the map says")
+    parser.add_argument("--variables", nargs="+", metavar="FIELD=VAR", help="names of variables "
+                        "that are not recognised automatically, e.g. thk=VAR topg=VAR (also usrf, "
+                        "lsrf, topg_std, x, y)")
+    parser.add_argument("--xy-units", choices=("m", "km"),
+                        help="unit of x and y; overrides the file's attributes")
     parser.add_argument("--densities", type=float, nargs=2, metavar=("ICE", "SEA"),
-                        help="of ice and sea water, kg m-3 (default: those of the run, or "
-                             "{:g} {:g})".format(*utils.DENSITIES))
+                        help="densities of ice and sea water [kg m-3] (default: those of the run, "
+                             "or {:g} {:g})".format(*utils.DENSITIES))
 
 
 def parse_map_options(args):
-    """The options of add_map_arguments, checked, as arguments of read_map."""
+    """Return the options of add_map_arguments, checked, as keyword arguments of read_map."""
     for name in ("variables", "xy_units"):
         if getattr(args, name) and vars(args).get("input", "") is None:
-            raise InputError(f"--{name.replace('_', '-')}: goes with --input MAP.nc")
+            raise InputError(f"--{name.replace('_', '-')} describes the input map; add --input "
+                             "MAP.nc")
     names = dict(pair.partition("=")[::2] for pair in args.variables or [])
     for field, name in names.items():
         if field not in VARIABLE_NAMES or not name:
             raise InputError(f"--variables {field}={name}: expected FIELD=VAR, with one of "
                              f"{', '.join(VARIABLE_NAMES)}")
     if args.densities and not 500 < args.densities[0] < args.densities[1] < 1500:
-        raise InputError("--densities {:g} {:g}: expected those of ice and of sea water, kg m-3, "
-                         "ice lighter".format(*args.densities))
+        raise InputError("--densities {:g} {:g}: expected the densities of ice and of sea water, "
+                         "500 to 1500 kg m-3, ice lighter".format(*args.densities))
     return {"names": names, "units": args.xy_units, "densities": args.densities}
 
 
 def is_numeric(variable):
-    """Whether a NetCDF variable holds plain numbers: no text, compound, complex, ragged or enum."""
+    """Return whether a NetCDF variable holds plain numbers: no text, compound, ragged or enum."""
     return isinstance(variable.datatype, np.dtype) and variable.datatype.kind in "iuf"
 
 
 def text_attribute(variable, key):
-    """An attribute of a variable as text; "" where it has none, or one that is no text."""
+    """Return an attribute of a variable as text; "" if it is absent or not a text."""
     value = getattr(variable, key, "")
     return value if isinstance(value, str) else ""
 
 
 def numeric_attribute(variable, key, default, path):
-    """An attribute of a variable as a number; InputError where it is none."""
+    """Return an attribute of a variable as a number; InputError if it is none."""
     value = getattr(variable, key, default)
     try:
         number = float(np.asarray(value).item())
@@ -84,110 +93,143 @@ def numeric_attribute(variable, key, default, path):
         number = np.nan
     if isinstance(value, str) or not np.isfinite(number) or (key, number) == ("scale_factor", 0):
         raise InputError(f"{path}: {variable.name} has the {key} {value!r}, expected a number; "
-                         "mend the attribute (ncatted)")
+                         "fix the attribute (ncatted)")
     return number
 
 
 def describe_contents(ds):
-    """The variables of a file for an error message, ten at most, and its groups."""
+    """Return the variables of a file for an error message, at most ten, and its groups."""
     names = list(ds.variables)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     groups = f"; groups {', '.join(list(ds.groups)[:10])}, which are not read" if ds.groups else ""
     return f"it has {', '.join(names[:10]) or 'no variables'}{more}{groups}"
 
 
-def find_variable(variables, field, names, path, ds, sure=True):
-    """The one of `variables` that holds `field` (a key of VARIABLE_NAMES), or None.
+def find_variable(variables, field, names, path, ds, strict=True):
+    """Find the variable that holds `field` (a key of VARIABLE_NAMES), or return None.
 
-    names: {field: name} of the user's, which are believed. Else the standard name decides, then the
-    names of VARIABLE_NAMES, in any case; sure: only those that are sure. A name whose standard name is that
-    of something else does not count.
+    Order: the user's `names` {field: name}; the CF standard name; the known names, ignoring case.
+    strict: skip the ambiguous names. Raises InputError if the user's name cannot be read.
     """
     if field in names:
-        if names[field] not in ds.variables:
-            raise InputError(f"{path}: --variables {field}={names[field]}: no such variable; "
-                             + describe_contents(ds))
-        if not is_numeric(ds[names[field]]):
-            raise InputError(f"{path}: --variables {field}={names[field]}: holds no plain numbers "
-                             f"({command_line.one_line(ds[names[field]].datatype)[:60]}); choose another one")
-        return ds[names[field]]
-    listed = VARIABLE_NAMES[field][not sure].split()
-    lower = [name.lower() for name in listed]
-    other = set(STANDARD_NAMES.values()) - {STANDARD_NAMES[field]}
-
-    def rank(variable):
-        standard = text_attribute(variable, "standard_name")
-        named = variable.name.lower() in lower
-        if variable.name in names.values() or standard in other or (
-                standard and named and (not sure or standard.startswith("sea_ice"))):
-            return None
-        place = (lower.index(variable.name.lower()), variable.name not in listed) if named else (
-            len(lower), True)
-        by_axis = field in "xy" and text_attribute(variable, "axis") == field.upper()
-        return (standard != STANDARD_NAMES[field], *place) if (
-            named or by_axis or sure and standard == STANDARD_NAMES[field]) else None
-
-    ranked = [(rank(variable), variable) for variable in variables]
-    return min((pair for pair in ranked if pair[0]), key=lambda pair: pair[0],
-               default=(None, None))[1]
+        return get_named_variable(ds, path, field, names[field])
+    ranked = [(rank, variable) for variable in variables
+              if (rank := rank_candidate(variable, field, names, strict)) is not None]
+    return min(ranked, key=lambda pair: pair[0], default=(None, None))[1]
 
 
-def find_fields_and_axes(ds, path, names, wanted=("thk", "topg", "usrf", "lsrf", "topg_std"),
-                   units=None):
-    """What a map file has: {field: variable}, axes {x, y: (dimension, values [m], metres to a
-    unit of them)}, notes, text.
+def get_named_variable(ds, path, field, name):
+    """Return the variable that the user named for a field; InputError if it cannot be read."""
+    if name not in ds.variables:
+        raise InputError(f"{path}: --variables {field}={name}: no such variable; "
+                         + describe_contents(ds))
+    if not is_numeric(ds[name]):
+        raise InputError(f"{path}: --variables {field}={name}: holds no plain numbers "
+                         f"({command_line.one_line(ds[name].datatype)[:60]}); choose another one")
+    return ds[name]
 
-    The axes are those of the first field found. A name that is not sure counts beside another field
-    on the same axes. text: what was taken. Raises InputError where there is none of `wanted`.
+
+def rank_candidate(variable, field, names, strict):
+    """Return how well a variable fits a field, a tuple of which the least is best; None if not.
+
+    A variable whose standard name belongs to another quantity is ignored. Arguments as in
+    find_variable.
+    """
+    accepted_names = VARIABLE_NAMES[field][not strict].split()
+    accepted_lower = [name.lower() for name in accepted_names]
+    standard_name = text_attribute(variable, "standard_name")
+    is_known_name = variable.name.lower() in accepted_lower
+    other_standard_names = set(STANDARD_NAMES.values()) - {STANDARD_NAMES[field]}
+    is_of_sea_ice = standard_name.startswith("sea_ice")
+    if variable.name in names.values() or standard_name in other_standard_names or (
+            is_known_name and standard_name and (not strict or is_of_sea_ice)):
+        return None
+    has_standard_name = standard_name == STANDARD_NAMES[field]
+    has_axis = field in "xy" and text_attribute(variable, "axis") == field.upper()
+    if not (is_known_name or has_axis or strict and has_standard_name):
+        return None
+    position = accepted_lower.index(variable.name.lower()) if is_known_name else len(accepted_lower)
+    return not has_standard_name, position, variable.name not in accepted_names
+
+
+def find_fields_and_axes(ds, path, names, wanted=MAP_FIELDS, units=None):
+    """Find what a map file holds; a dict.
+
+    fields: {field or x, y: variable}; axes: {x, y: (dimension, values [m], metres per file unit)},
+    those of the first of `wanted` that is there; notes: what was assumed; summary: variables read.
+    names: {field: variable} of the user's; wanted: fields to look for; units: of the axes, m or km,
+    from the user. Raises InputError if there is none of `wanted`.
+    """
+    fields = find_fields(ds, path, names, wanted)
+    main_field = next(fields[field] for field in wanted if field in fields)
+    axes, notes, forced_units = {}, [], {}
+    for name in "xy":
+        axis = fields[name] = find_axis(ds, path, name, names, main_field)
+        # --xy-units is about the map: the axes of a bed file keep the units that they declare
+        is_declared_bed = "thk" not in wanted and parse_length_units(axis)
+        forced_units[name] = None if is_declared_bed else units
+        axes[name] = (axis.dimensions[0], *read_axis(axis, path, forced_units[name], notes))
+    if axes["x"][0] == axes["y"][0] or len(set(main_field.dimensions)) < main_field.ndim:
+        raise InputError(f"{path}: x and y share the dimension {axes['x'][0]}, so the orientation "
+                         f"of {main_field.name} {main_field.dimensions} is ambiguous; expected one "
+                         "dimension each. Rename one (ncrename -d), or attach an HDF5 dimension "
+                         "scale")
+    drop_unused_fields(fields, axes, names, wanted)
+    axis_units = forced_units["y"] or parse_length_units(fields["x"]) or "no units"
+    summary = ", ".join(f"{field} = {fields[field].name}" for field in wanted if field in fields)
+    summary += f", axes {fields['x'].name} {fields['y'].name} ({axis_units})"
+    return {"fields": fields, "axes": axes, "notes": notes, "summary": summary}
+
+
+def find_fields(ds, path, names, wanted):
+    """Find the variables of the fields `wanted`: {field: variable}; InputError if there are none.
+
+    An ambiguous name counts beside another field, and for a bed.
     """
     grids = [variable for variable in ds.variables.values() if variable.ndim >= 2
              and is_numeric(variable)]
     fields = {field: variable for field in wanted
               if (variable := find_variable(grids, field, names, path, ds)) is not None}
-    unsure = {field: variable for field in wanted if field not in fields and (
-        variable := find_variable(grids, field, {}, path, ds, sure=False)) is not None
+    ambiguous = {field: variable for field in wanted if field not in fields and (
+        variable := find_variable(grids, field, {}, path, ds, strict=False)) is not None
         and parse_length_units(variable) is not None}
-    if len(fields) + len(unsure) > 1 or "topg" in wanted[:1]:
-        fields |= unsure
-    first = next((fields[field] for field in wanted if field in fields), None)
+    if len(fields) + len(ambiguous) > 1 or wanted[0] == "topg":
+        fields |= ambiguous
     if wanted[0] not in fields and not {"usrf", "lsrf"} <= fields.keys():
         what = "ice thickness (thk, thickness, H_ice ..., or usrf and lsrf)" if (
             "thk" in wanted) else "bed (topg, bed, z_bed ..., standard name bedrock_altitude)"
         raise InputError(f"{path}: no {what}, {describe_contents(ds)}; name it with --variables "
                          f"{wanted[0]}=VAR")
-    axes, notes = {}, []
-    for name in "xy":
-        lines = [variable for variable in ds.variables.values() if variable.ndim == 1
-                 and variable.dimensions[0] in first.dimensions
-                 and is_numeric(variable)]
-        axis = find_variable(lines, name, names, path, ds)
-        if axis is None and any(one.name.lower()[:3] in ("lon", "lat") for one in
-                                (lines or ds.variables.values())):
-            raise degrees_error(path, f"no {name}, the axes are longitude and latitude")
-        if axis is None or axis.ndim != 1 or axis.dimensions[0] not in first.dimensions:
-            raise InputError(f"{path}: no 1-D coordinate variable {name} of {first.name} "
-                             f"{first.dimensions}, {describe_contents(ds)}; name it with --variables {name}=VAR")
-        told = None if "thk" not in wanted and parse_length_units(axis) else units  # --xy-units: the map's
-        axes[name] = (axis.dimensions[0], *read_axis(axis, path, told, notes))
-        fields[name] = axis
-    if axes["x"][0] == axes["y"][0] or len(set(first.dimensions)) < first.ndim:
-        raise InputError(f"{path}: {first.name} {first.dimensions}: which of them is x and which "
-                         f"is y is not said, {fields['x'].name} and {fields['y'].name} have one "
-                         "dimension; give each its own (HDF5: a dimension scale)")
+    return fields
+
+
+def find_axis(ds, path, name, names, main_field):
+    """Find the coordinate variable `name`, x or y, of a field; InputError if there is none."""
+    axis_candidates = [variable for variable in ds.variables.values() if variable.ndim == 1
+                       and variable.dimensions[0] in main_field.dimensions and is_numeric(variable)]
+    axis = find_variable(axis_candidates, name, names, path, ds)
+    if axis is None and any(variable.name.lower()[:3] in ("lon", "lat") for variable in
+                            (axis_candidates or ds.variables.values())):
+        raise degrees_error(path, f"no {name}, the axes are longitude and latitude")
+    if axis is None or axis.ndim != 1 or axis.dimensions[0] not in main_field.dimensions:
+        raise InputError(f"{path}: no 1-D coordinate variable {name} of {main_field.name} "
+                         f"{main_field.dimensions}, {describe_contents(ds)}; name it with "
+                         f"--variables {name}=VAR")
+    return axis
+
+
+def drop_unused_fields(fields, axes, names, wanted):
+    """Remove fields on other axes, and surfaces that are not needed, unless the user named them."""
     for field in [field for field in wanted if field in fields and field not in names]:
         if not {axes["x"][0], axes["y"][0]} <= set(fields[field].dimensions):
-            del fields[field]  # of other axes
-    for field, needed in (("usrf", {"thk", "topg"}), ("lsrf", {"thk"})):
-        if needed <= fields.keys() and field not in names:
+            del fields[field]
+    for field, sufficient in (("usrf", {"thk", "topg"}), ("lsrf", {"thk"})):
+        if sufficient <= fields.keys() and field not in names:
             fields.pop(field, None)
-    said = parse_length_units(fields["x"])
-    text = ", ".join(f"{field} = {fields[field].name}" for field in wanted if field in fields)
-    text += f", axes {fields['x'].name} {fields['y'].name} ({told or said or 'no units'})"
-    return fields, axes, notes, text
 
 
 def parse_length_units(variable):
-    """ "m", "km", "" where a variable says no units, None where they are no length."""
+    """Return "m" or "km", "" if a variable declares no units, None if they are not a length."""
     units = str(getattr(variable, "units", "")).strip()
     if units.lower() in UNITLESS:
         return ""
@@ -196,7 +238,7 @@ def parse_length_units(variable):
 
 
 def read_values(variable, index=...):
-    """Values of a NetCDF variable as float64, masked where missing; InputError if unreadable."""
+    """Read a NetCDF variable as float64, masked if missing; InputError if it is unreadable."""
     path = variable.group().filepath()
     for key, default in (("scale_factor", 1), ("add_offset", 0)):
         numeric_attribute(variable, key, default, path)
@@ -210,54 +252,73 @@ def read_values(variable, index=...):
 
 
 def degrees_error(path, why):
+    """Return the InputError for axes in degrees."""
     return InputError(f"{path}: {why}; expected projected x and y in m or km: reproject "
                       "the map first (gdalwarp, cdo), or say --xy-units m or km")
 
 
-def read_axis(variable, path, units, notes):
-    """Values of a coordinate variable in m, evenly spaced, and metres to a unit of it.
+def read_axis(variable, path, forced_units, notes):
+    """Read a coordinate in metres; returns its values and the metres per unit of the file.
 
-    notes: of what was assumed, added to.
-    Even is what differs by no more than its type can hold; the exact axis is rebuilt. units: m or
-    km, whatever the file says.
+    forced_units: m or km from the user, instead of the attributes. notes: extended by assumptions.
+    Deviations from even spacing up to the rounding error of the data type are accepted, and the
+    exact axis is restored.
     """
-    name, said = variable.name, parse_length_units(variable)
     variable.set_auto_mask(False)  # no coordinate is missing: -9999 m is one, whatever the fill
     values = read_values(variable).filled(np.nan)
     variable.set_auto_mask(True)
-    n, about = len(values), " ".join(str(getattr(variable, key, "")) for key in
-                                     ("units", "standard_name", "long_name")).lower()
-    if units is None and not said and any(
-            word in f"{about} {name.lower()}" for word in ("degree", "longitude", "latitude")):
-        raise degrees_error(path, f"{name}: the axes are longitude and latitude")
-    if n < 2 or not (np.abs(values) < 1e9).all():  # so far is no place on Earth
-        raise InputError(f"{path}: {name} has " + (
-            f"{n} cells, expected 2 or more" if n < 2 else "missing values") + "; mend the axis")
-    step, reach = (values[-1] - values[0]) / (n - 1), np.abs(values).max()
-    held = 1.0 if variable.dtype.kind in "iu" else 0.0
+    description = " ".join(str(getattr(variable, key, "")) for key in (
+        "units", "standard_name", "long_name", "name")).lower()
+    if forced_units is None and not parse_length_units(variable) and any(
+            word in description for word in ("degree", "longitude", "latitude")):
+        raise degrees_error(path, f"{variable.name}: the axes are longitude and latitude")
+    if len(values) < 2 or not (np.abs(values) < 1e9).all():  # no place on Earth is so far away
+        raise InputError(f"{path}: {variable.name} has " + (
+            f"{len(values)} cells, expected 2 or more" if len(values) < 2 else "missing values")
+            + "; fix the axis")
+    values = restore_exact_axis(variable, values, path)
+    metres_per_unit = 1000 if resolve_axis_units(
+        variable, values, path, forced_units, notes) == "km" else 1
+    return values * metres_per_unit, metres_per_unit
+
+
+def restore_exact_axis(variable, values, path):
+    """Return an evenly spaced axis without its rounding errors; InputError if it is uneven."""
+    n, max_abs = len(values), np.abs(values).max()
+    spacing = (values[-1] - values[0]) / (n - 1)
+    rounding = 1.0 if variable.dtype.kind in "iu" else 0.0
     if (values == values.astype(np.float32)).all():
-        held = max(held, 2 * float(np.spacing(np.float32(reach))))
-    off = np.abs(values - values[0] - step * np.arange(n))
-    if step == 0 or off.max() > min(max(1e-3 * abs(step), held), 0.3 * abs(step)):
-        at = int(np.argmax(np.abs(np.diff(values) - step)))
-        raise InputError(f"{path}: {name} is not evenly spaced (cells {at} and {at + 1} are "
-                         f"{values[at + 1] - values[at]:g} apart, the mean is {step:g}); "
+        rounding = max(rounding, 2 * float(np.spacing(np.float32(max_abs))))
+    deviation = np.abs(values - values[0] - spacing * np.arange(n)).max()
+    if spacing == 0 or deviation > min(max(1e-3 * abs(spacing), rounding), 0.3 * abs(spacing)):
+        i = int(np.argmax(np.abs(np.diff(values) - spacing)))
+        raise InputError(f"{path}: {variable.name} is not evenly spaced (cells {i} and {i + 1} are "
+                         f"{values[i + 1] - values[i]:g} apart, the mean is {spacing:g}); "
                          "interpolate the map to a regular grid first")
-    if off.max() > 0 and held:
-        for digits in range(1, 16):  # the roundest step that the values allow
-            rounded = float(f"{step:.{digits}g}")
-            if abs(rounded - step) * (n - 1) <= held:
-                values = np.mean(values - rounded * np.arange(n)) + rounded * np.arange(n)
-                break
-    if units is None and said != "km" and reach <= 360 and abs(step) < 5:
-        raise degrees_error(path, f"{name} from {values[0]:g} to {values[-1]:g}, {abs(step):g} "
-                                    "apart, looks like degrees")
-    if units is None and said is None:
-        raise InputError(f"{path}: {name} has units '{variable.units}', expected m or km; say "
-                         "--xy-units m or km")
-    if units is None and said == "" and abs(step) * n < MIN_DOMAIN_WIDTH_M and reach < 20000:
-        notes.append(f"{name} says no units and is {abs(step) * n:g} wide: taken for km (else "
+    if deviation > 0 and rounding:
+        for digits in range(1, 16):  # the roundest spacing that the values allow
+            rounded = float(f"{spacing:.{digits}g}")
+            if abs(rounded - spacing) * (n - 1) <= rounding:
+                return np.mean(values - rounded * np.arange(n)) + rounded * np.arange(n)
+    return values
+
+
+def resolve_axis_units(variable, values, path, forced_units, notes):
+    """Return the unit of an axis, m or km, by the user, the file or the values; else InputError."""
+    if forced_units is not None:
+        return forced_units
+    declared_units, max_abs = parse_length_units(variable), np.abs(values).max()
+    spacing = abs(values[-1] - values[0]) / (len(values) - 1)
+    if declared_units != "km" and max_abs <= 360 and spacing < 5:
+        raise degrees_error(path, f"{variable.name} from {values[0]:g} to {values[-1]:g}, "
+                                  f"{spacing:g} apart, looks like degrees")
+    if declared_units is None:
+        raise InputError(f"{path}: {variable.name} has units '{variable.units}'; expected m or km. "
+                         "If they are metres or kilometres under another name, add --xy-units m "
+                         "(or km)")
+    width = spacing * len(values)
+    if declared_units == "" and width < MIN_DOMAIN_WIDTH_M and max_abs < 20000:
+        notes.append(f"{variable.name} declares no units and is {width:g} wide: km assumed (else "
                      "--xy-units m)")
-        units = "km"
-    factor = 1000 if (units or said) == "km" else 1
-    return values * factor, factor
+        return "km"
+    return declared_units or "m"

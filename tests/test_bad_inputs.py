@@ -117,7 +117,7 @@ def test_equal_coordinates_and_axes_of_one_dimension_are_refused(folder):
         for name in "yx":
             ds.createVariable(name, "f8", ("n",))[...] = 5000.0 * np.arange(6)
         ds.createVariable("thk", "f4", ("n", "n"))[...] = 1
-    for name, said in (("equal.nc", "not evenly spaced"), ("one.nc", "which of them is x")):
+    for name, said in (("equal.nc", "not evenly spaced"), ("one.nc", "share the dimension")):
         with pytest.raises(InputError, match=said):
             map_files.read_map(name)
 

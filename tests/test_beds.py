@@ -8,16 +8,16 @@ from icesheet import beds, map_files
 from icesheet.command_line import InputError
 
 
-def test_a_bed_has_a_record_of_its_own(tmp_path):
-    """open_bed_for_map reads parts of a bed in whatever order its axes run, of any record."""
+def test_a_bed_file_has_a_time_index_of_its_own(tmp_path):
+    """Parts of a bed are read whatever the order of its axes, at any time."""
     dims = ("time", "y", "x")
     path = standard_map(
         tmp_path / "bed.nc", {"time": 2}, x=(("x",), X[::-1], METRES), thk=None,
         time=(("time",), np.array([0.0, 31.0]), {"units": "days since 1999-12-01"}),
         topg=(dims, np.stack([TOPG[:, ::-1], 2 * TOPG[:, ::-1]]), METRES))
-    for record, topg, text in ((0, TOPG, "record 0 of 2 (1999-12-01)"),
-                               (-1, 2 * TOPG, "record 1 of 2 (2000-01-01)")):
-        with beds.open_bed(path, record) as bed:
+    for time_index, topg, text in ((0, TOPG, "time index 0 of 2 (1999-12-01)"),
+                                   (-1, 2 * TOPG, "time index 1 of 2 (2000-01-01)")):
+        with beds.open_bed(path, time_index) as bed:
             np.testing.assert_array_equal(bed["x"], X)
             np.testing.assert_array_equal(bed["y"], Y)
             np.testing.assert_allclose(bed["read_topg"](slice(1, 3), slice(0, 3)), topg[1:3, 0:3])

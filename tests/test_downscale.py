@@ -476,8 +476,9 @@ def test_missing_thickness_over_a_known_bed_is_no_ice(folder, capsys):
     assert not fine["thk"][:, :12].any()
     assert (fine["mask"][:, :12] == 1).all()
     said = capsys.readouterr().out
-    assert "24 cells have no thickness: 0 of them unknown, the others without ice" in said
-    assert "coarse.nc: 1 cells have negative thickness: zero ice" in said
+    assert ("24 cells have no thickness: 0 of them have no bed either (no data), "
+            "the others are ice-free") in said
+    assert "coarse.nc: 1 cells have negative thickness, set to 0" in said
 
 
 def test_mask_says_nothing_where_the_bed_says_nothing(folder):
@@ -618,9 +619,9 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
     fine = downscaled(*argv)
     np.testing.assert_allclose(fine["thk"], 500, atol=0.01)
     np.testing.assert_allclose(fine["topg"], 500)
-    assert "coarse.nc: record 0 of 3 (2100-01-01)" in capsys.readouterr().out
+    assert "coarse.nc: time index 0 of 3 (2100-01-01)" in capsys.readouterr().out
     with netCDF4.Dataset("fine.nc") as ds:
-        assert "coarse.nc (record 0 of 3 (2100-01-01))" in ds.source
+        assert "coarse.nc (time index 0 of 3 (2100-01-01))" in ds.source
         assert ds.history.endswith("python downscale.py coarse.nc " + " ".join(argv))
 
     save_records("bed.nc", flat, "topg", records=2)
@@ -630,18 +631,18 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
         np.testing.assert_allclose(fine["thk"], 700, atol=0.01)  # the last
         np.testing.assert_allclose(fine["topg"], topg)
         said = capsys.readouterr().out
-        assert "coarse.nc: record 2 of 3 (2102-01-01)" in said
-        assert f"bed bed.nc: record {date}" in said
+        assert "coarse.nc: time index 2 of 3 (2102-01-01)" in said
+        assert f"bed bed.nc: time index {date}" in said
         with netCDF4.Dataset("fine.nc") as ds:
-            assert f"bed.nc (record {date})" in ds.source
+            assert f"bed.nc (time index {date})" in ds.source
 
     metrics = downscale.run_reconstruction_test("made", "coarse.nc", "bed.nc", record=1, bed_record=0)
     said = capsys.readouterr().out
-    assert "coarse.nc: record 1 of 3 (2101-01-01)" in said
-    assert "bed bed.nc: record 0 of 2 (2100-01-01)" in said
+    assert "coarse.nc: time index 1 of 3 (2101-01-01)" in said
+    assert "bed bed.nc: time index 0 of 2 (2100-01-01)" in said
     assert reconstruction_file("reconstruction_coarse_record1_x4_*.json") == metrics
-    assert (metrics["map"], metrics["time_index"]) == ("coarse.nc", "record 1 of 3 (2101-01-01)")
-    assert (metrics["bed"], metrics["bed_record"]) == ("bed.nc", "record 0 of 2 (2100-01-01)")
+    assert (metrics["map"], metrics["time_index"]) == ("coarse.nc", "time index 1 of 3 (2101-01-01)")
+    assert (metrics["bed"], metrics["bed_record"]) == ("bed.nc", "time index 0 of 2 (2100-01-01)")
     assert metrics["bed_sha256"] == files.hash_file("bed.nc")
 
 
@@ -778,7 +779,7 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
     (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "far.nc"], "same place"),
     (["gone.nc", "--run", "made", "--output", "f.nc"], "gone.nc"),
     (["coarse.nc", "--run", "none", "--reconstruct"], "train"),
-    (["records.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "there is no record 3"),
+    (["records.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "time index 3 does not exist"),
 ])
 def test_bad_requests_are_one_line(folder, capsys, argv, words):
     write_run()

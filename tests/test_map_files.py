@@ -1,7 +1,4 @@
-"""Map files as modellers have them: what is found, where it lies, what is refused, what is written.
-
-One helper writes small files of every kind, one table says what is read of each.
-"""
+"""Map files of every kind: what is read of them, what is rejected, what is written from them."""
 
 import json
 import shutil
@@ -77,7 +74,7 @@ def write_file(path, fields, x=X, y=Y, axes=("x", "y"), axis_about=None, mapping
 
 NAMED = [("thk", "topg"), ("H_ice", "z_bed"), ("Hi", "Hb"), ("LITHK", "TOPG"), ("H", "bed"),
          ("ice_thickness", "zl"), ("land_ice_thickness", "bedrock_altitude")]
-KINDS = {  # kind: arguments of write_file, arguments of read_map, words of taken or notes
+KINDS = {  # kind: arguments of write_file, arguments of read_map, words of variables_read or notes
     **{f"names {thk} {topg}": ({"fields": {thk: THK, topg: TOPG}}, {},
                                f"thk = {thk}, topg = {topg}") for thk, topg in NAMED},
     "standard name": ({"fields": {"thk": (0 * THK, {"standard_name": "sea_ice_thickness"}), "q": (
@@ -87,7 +84,7 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of take
     "axes in km": ({"fields": {"thk": THK, "topg": TOPG}, "x": X / 1000, "y": Y / 1000, "axes": (
         "xc", "yc"), "axis_about": {"units": "kilometers"}}, {}, "axes xc yc (km)"),
     "km unsaid": ({"fields": {"thk": THK, "topg": TOPG}, "x": X / 1000, "y": Y / 1000,
-                   "axis_about": {}}, {}, "taken for km"),
+                   "axis_about": {}}, {}, "km assumed"),
     "km told": ({"fields": {"thk": THK, "topg": TOPG}, "x": X / 1000, "y": Y / 1000,
                  "axis_about": {"units": "nonsense"}}, {"units": "km"}, "(km)"),
     "y down": ({"fields": {"thk": THK, "topg": TOPG}, "y_down": True}, {}, "thk = thk"),
@@ -219,8 +216,9 @@ def test_missing_cells_are_told(capsys):
     map_files.print_map_summary(map_files.make_map(
         1e3 * np.arange(5), 1e3 * np.arange(4), thk, topg, name="plain"))
     assert capsys.readouterr().out.splitlines() == [
-        "plain: 5 cells have no thickness: 2 of them unknown, the others without ice",
-        "plain: 2 cells have negative thickness: zero ice"]
+        "plain: 5 cells have no thickness: 2 of them have no bed either (no data), the others are "
+        "ice-free",
+        "plain: 2 cells have negative thickness, set to 0"]
 
 
 # ---------------------------------------------------------------- whole maps
@@ -309,7 +307,8 @@ def test_densities_decide_what_floats_and_are_stored(run):
                              (["--densities", "910", "1028"], 3, "ice 910, sea water 1028")):
         with refined("map.nc", *argv) as ds:
             assert (ds["mask"][...] == kind).all() and text in ds.densities
-    np.testing.assert_allclose(utils.surface_from_thickness(1000.0, -890.0, (910, 1028)), 1000 * 118 / 1028)
+    np.testing.assert_allclose(
+        utils.surface_from_thickness(1000.0, -890.0, (910, 1028)), 1000 * 118 / 1028)
 
 
 def test_fills_of_another_bed_are_missing_and_counted_once(run, monkeypatch, capsys):
@@ -337,7 +336,7 @@ def test_a_surface_that_cannot_be_read_does_not_stop_a_map_with_another_bed(run,
         assert "no bed from the surface (map.nc: variable orog: units 'degrees'" in ds.comment
     status, said = run_main(downscale.main, ["map.nc", "--run", "made", "--output", "g.nc"],
                             capsys)
-    assert status == 2 and "no bed (topg) in it" in said
+    assert status == 2 and "contains no bed (topg)" in said
 
 
 def test_units_of_the_command_line_are_of_the_map_and_of_a_bed_that_says_none(run):
@@ -375,7 +374,7 @@ def test_records_without_a_bed_among_others_are_refused(run, capsys):
 def test_names_and_units_are_of_a_map_that_is_given(script, folder, capsys):
     for argv in (["--variables", "thk=z"], ["--xy-units", "km"]):
         status, said = run_main(script.main, argv, capsys)
-        assert status == 2 and f"{argv[0]}: goes with --input MAP.nc" in said
+        assert status == 2 and f"{argv[0]} describes the input map; add --input MAP.nc" in said
     if script is evaluate:
         status, said = run_main(script.main, ["--compare", "a", "--densities", "910", "1028"],
                                 capsys)
@@ -459,7 +458,8 @@ REAL = {  # file: names, what is taken, side of a cell [m], mean thickness [m], 
 def test_real_files_of_other_models(real_grid, name, recwarn):
     names, taken, spacing_m, mean_m, has_bed = REAL[name]
     ice_map = map_files.read_map(real_grid(f"other_models/{name}"), names=names)
-    assert taken in ice_map["variables_read"] and ice_map["spacing_m"] == pytest.approx(spacing_m, rel=1e-9)
+    assert taken in ice_map["variables_read"]
+    assert ice_map["spacing_m"] == pytest.approx(spacing_m, rel=1e-9)
     assert ice_map["thk"].mean(dtype=float) == pytest.approx(mean_m, rel=1e-5)
     assert (ice_map["topg"] is not None) == has_bed
     assert not list(recwarn)

@@ -17,7 +17,7 @@ USRF = THK * 1.0 + TOPG
 METRES = {"units": "m"}
 SOUTH = {"grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
          "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0,
-         "semi_major_axis": 6378137.0, "spatial_ref": "PROJCS[south]"}  # EPSG_TO_PROJ:3031
+         "semi_major_axis": 6378137.0, "spatial_ref": "PROJCS[south]"}  # EPSG:3031
 
 
 def standard_map(path, dimensions=(), **replaced):
@@ -108,7 +108,8 @@ def test_missing_and_negative_thickness_are_zero_ice_and_counted():
     assert (with_bed["n_missing_thk"], with_bed["n_negative_thk"]) == (3, 2)
     np.testing.assert_array_equal(np.argwhere(with_bed["no_data"]), [[0, 1], [0, 2]])
     np.testing.assert_array_equal(np.argwhere(bare["no_data"]), [[0, 0], [0, 1], [0, 2]])
-    assert (bare["name"], bare["topg"], bare["path"], bare["time_index"]) == ("bare", None, None, None)
+    assert bare["name"] == "bare"
+    assert bare["topg"] is bare["path"] is bare["time_index"] is None
 
 
 def test_grid_mapping_and_citation_are_carried(tmp_path):
@@ -132,7 +133,7 @@ def test_grid_mapping_and_citation_are_carried(tmp_path):
     ({"thk": (("y", "x"), np.where(THK == 100, np.inf, THK), {})}, "thk has 1 infinite values"),
     ({"thk": (("y", "x"), THK, {"units": "feet"})}, "units 'feet', expected m or km"),
     ({"thk": (("a", "b", "y", "x"), np.zeros((2, 3, 3, 4)), METRES), "dimensions":
-      {"a": 2, "b": 3}}, r"dimensions \('a', 'b', 'y', 'x'\) .* records along one more"),
+      {"a": 2, "b": 3}}, r"dimensions \('a', 'b', 'y', 'x'\): .*expected time alone"),
 ])
 def test_bad_maps_are_named(replaced, message, tmp_path):
     with pytest.raises(InputError, match=message):
@@ -157,38 +158,38 @@ def test_bad_files_are_named(tmp_path):
             map_files.read_map(cut)
 
 
-# ---------------------------------------------------------------- records
+# ---------------------------------------------------------------- times
 
 
-def map_of_records(path, units="days since 2000-01-01", days=(0, 366, 731), **replaced):
-    """Three records of thickness, THK + 7, THK, 2 THK, over a bed that has one record."""
+def map_of_times(path, units="days since 2000-01-01", days=(0, 366, 731), **replaced):
+    """Three times of thickness, THK + 7, THK, 2 THK, over a bed that has one."""
     return standard_map(path, {"time": 3, "once": 1}, **{
         "time": (("time",), np.array(days, float), {"units": units}),
         "thk": (("time", "y", "x"), np.stack([THK + 7, THK, 2 * THK]), METRES),
         "topg": (("once", "y", "x"), TOPG[None], METRES)} | replaced)
 
 
-@pytest.mark.parametrize("record, number, thk, date", [
+@pytest.mark.parametrize("time_index, expected, thk, date", [
     (0, 0, THK + 7, "2000-01-01"), (1, 1, THK, "2001-01-01"), (-1, 2, 2 * THK, "2002-01-01")])
-def test_a_record_of_the_map_and_its_date(record, number, thk, date, tmp_path):
-    ice_map = map_files.read_map(map_of_records(tmp_path / "map.nc"), record)
+def test_a_time_of_the_map_and_its_date(time_index, expected, thk, date, tmp_path):
+    ice_map = map_files.read_map(map_of_times(tmp_path / "map.nc"), time_index)
     np.testing.assert_allclose(ice_map["thk"], thk)
     np.testing.assert_allclose(ice_map["topg"], TOPG)
-    assert ice_map["time_index"] == number
-    assert ice_map["time_label"] == f"record {number} of 3 ({date})"
+    assert ice_map["time_index"] == expected
+    assert ice_map["time_label"] == f"time index {expected} of 3 ({date})"
 
 
-def test_records_that_are_not_there_are_named(tmp_path):
-    path = map_of_records(tmp_path / "map.nc")
-    for record in (3, -4):
-        with pytest.raises(InputError, match=f"no record {record}; choose 0 to 2"):
-            map_files.read_map(path, record)
+def test_times_that_do_not_exist_are_named(tmp_path):
+    path = map_of_times(tmp_path / "map.nc")
+    for time_index in (3, -4):
+        with pytest.raises(InputError, match=f"{time_index} does not exist; choose 0 to 2"):
+            map_files.read_map(path, time_index)
     path = standard_map(tmp_path / "single.nc")
     single = map_files.read_map(path, 0)  # all it has
     assert (single["time_index"], single["time_label"]) == (None, "")
-    with pytest.raises(InputError, match="thk has one record, there is no record 2"):
+    with pytest.raises(InputError, match="thk has a single time .* time index 2 does not"):
         map_files.read_map(path, 2)
-    with pytest.raises(InputError, match="topg has one record, there is no record 2"), \
+    with pytest.raises(InputError, match="topg has a single time .* time index 2 does not"), \
             beds.open_bed(path, 2):
         pass
 
@@ -197,6 +198,6 @@ def test_records_that_are_not_there_are_named(tmp_path):
     {"time": None}, {"units": "years"}, {"units": "days since the flood"}, {"days": [0, 1, np.nan]},
     {"days": [0, 1, 1e30]}, {"time": (("time",), np.array([0, 1, -9.0]), {
         "units": "days since 2000-01-01", "_FillValue": -9.0})}])
-def test_a_record_without_a_date_is_told_by_its_number(changes, tmp_path):
-    ice_map = map_files.read_map(map_of_records(tmp_path / "map.nc", **changes))
-    assert ice_map["time_label"] == "record 2 of 3"
+def test_a_time_without_a_date_is_labelled_by_its_index(changes, tmp_path):
+    ice_map = map_files.read_map(map_of_times(tmp_path / "map.nc", **changes))
+    assert ice_map["time_label"] == "time index 2 of 3"

@@ -240,7 +240,7 @@ def test_record_and_command_are_in_the_patches(folder, small_map, small_patches,
         assert made["data"]["time_index"] == number
         assert made["data"]["crs"] == projections.EPSG_3031
         said = capsys.readouterr().out
-        assert f"three records.nc: record {number} of 3 (200{number}-01-01)" in said
+        assert f"three records.nc: time index {number} of 3 (200{number}-01-01)" in said
         with netCDF4.Dataset("made.nc") as ds:
             assert ds.history.partition(" ")[2] == (
                 "python prepare_data.py --scale 4 --input 'three records.nc' "
