@@ -405,7 +405,7 @@ def train_locked(args, fold):
     print(f"run {args.run}: {args.scale}x, recipe {args.recipe}, {settings['epochs']} epochs, "
           f"about {max(estimate_minutes(settings), 1):.0f} minutes on 2 cores for 140 patches")
     path, patches = prepare_data.load_or_make_patches(args.run, args.scale, args.input, args.patches,
-                                              args.synthetic, old, fold, args.options)
+                                              args.source, old, fold, args.options)
     if needs_topg(settings) and patches["topg"] is None:
         raise InputError(f"{path}: its map has no bed (topg); train on thickness alone with "
                          "--channels thk")
@@ -442,12 +442,12 @@ def train_locked(args, fold):
         return 130
     if settings["self_ensemble"]:
         calibrate(args.run, patches)
-    evaluate.evaluate(args.run, draw=not several)
+    evaluate.evaluate(args.run, make_figures=not several)
     return 0
 
 
 def parse_arguments(argv):
-    """The command line, checked; run, scale and synthetic are filled in."""
+    """The command line, checked; run, scale and source are filled in."""
     parser = command_line.make_argument_parser(__doc__)
     parser.add_argument("--scale", type=int, choices=SCALES,
                         help="default: that of the run or of --patches, else 8")
@@ -506,8 +506,8 @@ def parse_arguments(argv):
                       8 if args.patches is None else
                       read_patches(args.patches)["scale"])
     # A run with a name has been thought about: it gets the synthetic sheet only when asked for it.
-    if not args.synthetic:
-        args.synthetic = False if is_named and args.patches is None else None
+    args.source = ("synthetic" if args.synthetic else
+                   "map" if is_named and args.patches is None else "any")
     return args
 
 
@@ -518,7 +518,7 @@ def main(argv=None):
         set_up_device()
         patches = prepare_data.load_or_make_patches(
             args.run, args.scale, args.input, args.patches,
-            trained=checkpoints.read_settings(args.run), options=args.options)[1]
+            run_settings=checkpoints.read_settings(args.run), options=args.options)[1]
         with checkpoints.lock_run(args.run):
             calibrate(args.run, patches)
         return 0

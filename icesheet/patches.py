@@ -1,27 +1,40 @@
-"""icesheet.patches."""
+"""The file of patches: cutting and splitting, writing and reading, finding the one that fits a run.
 
+*Patches* are a dict:
+    thk, topg       ice thickness and bed at every level, (patch, level, y, x) float32 [m]; topg is
+                    None if the map has no bed. Level 0 is the input, the last level the label
+    x, y            centres of the cells, (patch, x) and (patch, y) [m]
+    row, column     position of the patch in the window, from the lower left, (patch,) int
+    split           what the patch is used for, (patch,) int8: its index in SPLITS
+    scale           how many times finer the last level is than the input
+    data            what decides the numbers, see settings.PATCH_FILE_ATTRIBUTES
+"""
+
+import contextlib
+import hashlib
+import json
 import math
 import re
+from pathlib import Path
 
 import netCDF4
 import numpy as np
-import scipy
-import scipy.interpolate
 import scipy.ndimage
-import scipy.sparse
 from sklearn.model_selection import train_test_split
 
 import utils
 from icesheet import command_line, files, map_files, map_layout, projections
 from icesheet.command_line import InputError
-from icesheet.settings import DEFAULTS_FOR_OLDER_FILES, PATCH_FILE_ATTRIBUTES, PATCH_FILE_SCHEMA
-from icesheet.settings import SCALES, find_schema_error, needs_topg
+from icesheet.settings import (
+    DEFAULTS_FOR_OLDER_FILES, PATCH_FILE_ATTRIBUTES, PATCH_FILE_SCHEMA, SCALES, diff_settings,
+    find_schema_error, format_differences, needs_topg)
 
-# ---- Settings ---------------------------------------------------------------------------------
-PATCH_CELLS = {"bicubic": 41, "area": 48}  # cells along each side of a patch; whole coarse cells for area
-VALIDATION_SHARE = 0.1         # share of the training patches that chooses the best epoch: 14 of 140
-BLOCK_PATCHES = (5, 4)  # rows and columns of patches in a block of the block split (1025 x 820 km)
+PATCH_CELLS = {"bicubic": 41, "area": 48}  # side of a patch; for area it holds whole coarse cells
+VALIDATION_SHARE = 0.1    # share of the training patches that monitors the training: 14 of 140
+BLOCK_PATCHES = (5, 4)    # rows and columns of patches in a block of the split (1025 x 820 km)
 SPLITS = ("train", "validation", "test", "buffer")  # values 0, 1, 2, 3 of split(patch)
+OF_THE_SPLIT = ("split_method", "fold", "thk_norm_m", "topg_norm_m")  # what apply_split sets
+NAMES_OF_SOURCE = ("source", "source_title", "citation", "time_label")  # no number depends on them
 
 
 def cut_patches(field, side=PATCH_CELLS["bicubic"]):
@@ -31,7 +44,7 @@ def cut_patches(field, side=PATCH_CELLS["bicubic"]):
 
 
 def join_patches(fields, patches):
-    """Put fields of all patches (patch, y, x) together to the window (y, x): undo cut_patches."""
+    """Join fields of all patches (patch, y, x) to the window (y, x), the inverse of cut_patches."""
     rows, columns = patches["row"].max() + 1, patches["column"].max() + 1
     side = fields.shape[1]
     fields = fields.reshape(rows, columns, side, side).swapaxes(1, 2)
@@ -39,164 +52,173 @@ def join_patches(fields, patches):
 
 
 def assign_blocks(rows, columns):
-    """Block that each patch of a grid of rows x columns belongs to: (patch,) int, from 0.
+    """Return the block that each patch of a grid of rows x columns belongs to, (patch,) int from 0.
 
-    Blocks are BLOCK_PATCHES patches large, as nearly as the grid allows: 10 for the 10 x 20 patches.
+    Blocks have BLOCK_PATCHES patches, as nearly as the grid allows: 10 for 10 x 20 patches.
     """
-    n_y, n_x = (max(round(n / block), 1) for n, block in zip((rows, columns), BLOCK_PATCHES, strict=True))
-    block_y, block_x = (np.arange(n) * blocks // n for n, blocks in ((rows, n_y), (columns, n_x)))
-    return (block_y[:, None] * n_x + block_x).ravel()
+    n_blocks_y, n_blocks_x = (max(round(n / size), 1) for n, size in zip(
+        (rows, columns), BLOCK_PATCHES, strict=True))
+    block_y = np.arange(rows) * n_blocks_y // rows
+    block_x = np.arange(columns) * n_blocks_x // columns
+    return (block_y[:, None] * n_blocks_x + block_x).ravel()
 
 
 def split_patches(rows, columns, split_method, test_size, seed, fold=()):
-    """Split a grid of rows x columns patches: (patch,) int8, values as in patches.SPLITS.
+    """Split a grid of rows x columns patches; return the use of each, (patch,) int8 as in SPLITS.
 
     random: scikit-learn's train_test_split. A test patch then lies among training patches whose ice
     and bed continue into it, so the score is too good for a new region.
-    block: whole blocks of neighbouring patches are held out, and a gap of one patch around them is
-    used for nothing. Here a block of 2 x 3 patches (T) in a corner, its gap (.), training (x):
+    block: whole blocks of neighbouring patches are held out, and a buffer one patch wide around
+    them is used for nothing. A block of 2 x 3 patches (T) in a corner, its buffer (.), training x:
         x x x x x x
         . . . . x x
         T T T . x x
         T T T . x x
-    fold: (2, 5) holds out the second fifth of the blocks; each block is in one fold.
+    fold: (2, 5) holds out the second fifth of the blocks; every block is in one fold.
     A tenth of the training patches, drawn at random, is kept for validation.
+    Raises InputError if too few patches are left for training or test.
     """
     n = rows * columns
     if n < 10:
         raise InputError(f"the window holds {n} patches; a split needs at least 10")
     if split_method == "random":
-        n_test = min(math.ceil(test_size * n), n - 1)  # scikit-learn's own rule, short of all
+        n_test = min(math.ceil(test_size * n), n - 1)  # scikit-learn's own rule, but never all
         test = train_test_split(np.arange(n), test_size=n_test, random_state=seed)[1]
-        gap = np.zeros(n, bool)
+        buffer = np.zeros(n, bool)
     else:
-        block = assign_blocks(rows, columns)
-        order = np.random.default_rng(seed).permutation(block.max() + 1)
-        if len(fold):
-            number, folds = fold
-            if folds > len(order):
-                raise InputError(f"{folds} folds of {len(order)} blocks of patches: ask for at "
-                                 f"most {len(order)}, or edit BLOCK in prepare_data.py")
-            chosen = order[number - 1::folds]
-        else:
-            held_out = np.cumsum(np.bincount(block)[order])
-            chosen = order[:1 + int(np.argmin(np.abs(held_out - test_size * n)))]
-        is_test = np.isin(block, chosen)
-        grown = scipy.ndimage.binary_dilation(is_test.reshape(rows, columns), np.ones((3, 3)))
-        test, gap = np.flatnonzero(is_test), grown.ravel() & ~is_test
+        is_test = np.isin(assign_blocks(rows, columns),
+                          draw_test_blocks(rows, columns, test_size, seed, fold))
+        test_and_buffer = scipy.ndimage.binary_dilation(
+            is_test.reshape(rows, columns), np.ones((3, 3))).ravel()
+        test, buffer = np.flatnonzero(is_test), test_and_buffer & ~is_test
     split = np.full(n, SPLITS.index("train"), np.int8)
-    split[gap] = SPLITS.index("buffer")
-    split[test] = SPLITS.index("test")
-    train = np.flatnonzero(split == SPLITS.index("train"))
-    if len(train) < 4 or len(test) == 0:
-        raise InputError(f"{split_method} split of {rows} x {columns} patches leaves {len(train)} "
-                         f"for training and {len(test)} for test, at least 4 and 1 are needed; "
-                         "choose another --test-size or a larger --window")
-    validation = train_test_split(train, test_size=VALIDATION_SHARE, random_state=seed)[1]
+    split[buffer], split[test] = SPLITS.index("buffer"), SPLITS.index("test")
+    training = np.flatnonzero(split == SPLITS.index("train"))
+    if len(training) < 4 or len(test) == 0:
+        raise InputError(f"{split_method} split of {rows} x {columns} patches leaves "
+                         f"{len(training)} for training and {len(test)} for test, at least 4 and 1 "
+                         "are needed; choose another --test-size or a larger --window")
+    validation = train_test_split(training, test_size=VALIDATION_SHARE, random_state=seed)[1]
     split[validation] = SPLITS.index("validation")
     return split
 
 
+def draw_test_blocks(rows, columns, test_size, seed, fold=()):
+    """Draw the blocks of test patches: those of a fold, or as many as come nearest to test_size."""
+    n_patches = np.bincount(assign_blocks(rows, columns))  # (block,)
+    order = np.random.default_rng(seed).permutation(len(n_patches))
+    if not len(fold):
+        cumulative_patches = np.cumsum(n_patches[order])
+        return order[:1 + int(np.argmin(np.abs(cumulative_patches - test_size * rows * columns)))]
+    number, n_folds = fold
+    if n_folds > len(order):
+        raise InputError(f"{n_folds} folds of {len(order)} blocks of patches: ask for at most "
+                         f"{len(order)}, or edit BLOCK_PATCHES in icesheet/patches.py")
+    return order[number - 1::n_folds]
+
+
 def describe_split(data):
-    """The split of patches for a reader: "block split, fold 2 of 5"; data: see PATCH_FILE_ATTRIBUTES."""
+    """Return the split of patches in words, "block split, fold 2 of 5"; data: of the patches."""
     return f"{data['split_method']} split" + (
         ", fold {} of {}".format(*data["fold"]) if data["fold"] else "")
 
 
 def find_patches_in_split(patches, *names):
-    """Numbers of the patches in the given splits ("train", "validation", ...), ascending."""
+    """Return the indices of the patches in the given splits ("train", ...), ascending."""
     return np.flatnonzero(np.isin(patches["split"], [SPLITS.index(name) for name in names]))
 
 
 def training_and_validation_indices(patches, settings):
-    """Numbers of the patches that a run trains on, and of those held out to watch it (or none)."""
+    """Return the indices of a run's training patches, and of its validation patches (or none)."""
     if settings["validation"]:
         return find_patches_in_split(patches, "train"), find_patches_in_split(patches, "validation")
     return find_patches_in_split(patches, "train", "validation"), np.array([], int)
 
 
 def apply_split(patches, split_method, fold=()):
-    """The same patches under a split, with what follows from it: `split` and the norms in `data`.
+    """Return the same patches with another split and the normalisation constants that follow.
 
-    The norms must not know the test patches.
+    The constants come from training and validation patches alone: they must not know the test's.
     """
     data = patches["data"]
     split = split_patches(patches["row"].max() + 1, patches["column"].max() + 1, split_method,
                           data["test_size"], data["seed"], fold)
-    learnt = split <= SPLITS.index("validation")
-    if not utils.is_ice(patches["thk"][learnt, -1]).any():
+    is_training = split <= SPLITS.index("validation")
+    thk, topg = patches["thk"][is_training, -1], patches["topg"]
+    if not utils.is_ice(thk).any():
         raise InputError(f"{data['source']}: no ice in the patches to train on, so there is "
                          "nothing to learn; choose another --window, --seed or --split")
-    thk, topg = patches["thk"][learnt, -1], patches["topg"]
+    topg_norm_m = 0.0 if topg is None else float(np.abs(topg[is_training, -1]).max())
+    if topg is not None and topg_norm_m == 0:
+        topg_norm_m = 1.0  # the bed is divided by it, and may lie at 0 m throughout
     return patches | {"split": split, "data": data | {
         "split_method": split_method, "fold": list(fold), "thk_norm_m": float(thk.max()),
-        "topg_norm_m": 0.0 if topg is None else float(
-            np.abs(topg[learnt, -1]).max() or 1)}}  # 1: a bed at 0 m throughout is divided by it
+        "topg_norm_m": topg_norm_m}}
 
 
-def make_chain_inputs(patches, numbers, settings):
-    """Thickness and bed of the patches of these numbers as the chain takes them: two lists.
+def make_chain_inputs(patches, patch_indices, settings):
+    """Return thickness and bed of some patches at every level of the chain: two lists.
 
-    (patch, y, x) float32 [m] at every level, see utils.build_levels; the bed is zero where
-    needs_topg says no.
+    Their arrays are (patch, y, x) float32 [m] (utils.build_levels). The bed is zero if the run
+    does not use it.
     """
-    thk = patches["thk"][numbers, -1]
-    topg = patches["topg"][numbers, -1] if needs_topg(settings) else np.zeros_like(thk)
+    thk = patches["thk"][patch_indices, -1]
+    topg = patches["topg"][patch_indices, -1] if needs_topg(settings) else np.zeros_like(thk)
     return [utils.build_levels(field, settings["scale"], settings["data"]["degrade"],
-                              settings["grid"]) for field in (thk, topg)]
+                               settings["grid"]) for field in (thk, topg)]
 
 
-def write_patches(path, patches):
-    """Write patches (see make_patches) to a NetCDF file that describes itself, at once or not at
-    all.
-    """
+def netcdf_variables(patches):
+    """Return the variables of a file of patches: {name: (dimensions, values, attributes)}."""
     scale, data = patches["scale"], patches["data"]
-    crs, levels = data["crs"], np.arange(scale.bit_length(), dtype=np.int32)
-    flags = {"flag_values": np.arange(len(SPLITS), dtype=np.int8),
-             "flag_meanings": " ".join(SPLITS)}
-    field = ("patch", "level", "y", "x")
-    mapping = {"grid_mapping": "crs"} if crs else {}
-    variables = {  # name: dimensions, values, attributes
+    names, levels = map_layout.STANDARD_NAMES, np.arange(scale.bit_length(), dtype=np.int32)
+    mapping = {"grid_mapping": "crs"} if data["crs"] else {}
+    variables = {
         "level": (("level",), levels, {"long_name": "level: 0 the input, the last the label"}),
         "spacing": (("level",), data["spacing_m"] * scale / 2.0**levels,
                     {"units": "m", "long_name": "nominal spacing"}),
-        "x": (("patch", "x"), patches["x"], {"units": "m", "standard_name":
-                                             map_layout.STANDARD_NAMES["x"]}),
-        "y": (("patch", "y"), patches["y"], {"units": "m", "standard_name":
-                                             map_layout.STANDARD_NAMES["y"]}),
         "row": (("patch",), patches["row"], {"long_name": "row of the patch, from the lowest y"}),
         "column": (("patch",), patches["column"],
                    {"long_name": "column of the patch, from the lowest x"}),
-        "split": (("patch",), patches["split"],
-                  {"long_name": "what the patch is used for", **flags})}
+        "split": (("patch",), patches["split"], {
+            "long_name": "what the patch is used for", "flag_meanings": " ".join(SPLITS),
+            "flag_values": np.arange(len(SPLITS), dtype=np.int8)})}
+    for axis in "xy":
+        variables[axis] = (("patch", axis), patches[axis],
+                           {"units": "m", "standard_name": names[axis]})
     for name in ("thk", "topg"):
         if patches[name] is not None:
-            variables[name] = (field, patches[name], {
-                "units": "m", "standard_name": map_layout.STANDARD_NAMES[name], **mapping})
-    if crs:
-        variables["crs"] = ((), np.int32(0), crs)
-    sizes = dict(zip(field, patches["thk"].shape, strict=True))
+            variables[name] = (("patch", "level", "y", "x"), patches[name],
+                               {"units": "m", "standard_name": names[name], **mapping})
+    if mapping:
+        variables["crs"] = ((), np.int32(0), data["crs"])
+    return variables
+
+
+def write_patches(path, patches):
+    """Write patches to a NetCDF file that describes itself; it appears whole or not at all."""
+    data = patches["data"]
     with files.atomic_write(path) as temporary, files.explain_write_errors(path), \
             netCDF4.Dataset(temporary, "w") as ds:
         ds.setncatts({
             "Conventions": "CF-1.8",
             "title": ("SYNTHETIC i" if data["synthetic"] else "I") + "ce-sheet patches for SRCNN",
             "history": files.history_entry(), "versions": str(files.library_versions()),
-            "scale": np.int32(scale), **{key: data[key] for key in PATCH_FILE_ATTRIBUTES},
-            "fold": " ".join(map(str, data["fold"])),
+            **{key: data[key] for key in PATCH_FILE_ATTRIBUTES},
+            "scale": np.int32(patches["scale"]), "fold": " ".join(map(str, data["fold"])),
             "synthetic": "yes" if data["synthetic"] else "no"})
-        for name, size in sizes.items():
+        for name, size in zip(("patch", "level", "y", "x"), patches["thk"].shape, strict=True):
             ds.createDimension(name, size)
-        for name, (dims, values, attributes) in variables.items():
-            packed = {"zlib": True, "complevel": 4} if len(dims) > 1 else {}
-            ds.createVariable(name, values.dtype, dims, **packed)[...] = values
+        for name, (dimensions, values, attributes) in netcdf_variables(patches).items():
+            compression = {"zlib": True, "complevel": 4} if len(dimensions) > 1 else {}
+            ds.createVariable(name, values.dtype, dimensions, **compression)[...] = values
             ds[name].setncatts(attributes)
 
 
 def read_patches(path):
-    """Read a file that prepare_data.py wrote: patches as of make_patches.
+    """Read a file that prepare_data.py wrote; return its patches (see the top of this file).
 
-    Raises InputError where it is missing or something else.
+    Raises InputError if the file is missing, damaged or something else.
     """
     with map_files.open_netcdf(path) as ds:
         try:
@@ -204,13 +226,14 @@ def read_patches(path):
                        for name in ("thk", "x", "y", "split", "row", "column")}
             patches["topg"] = np.ma.filled(ds["topg"][...]) if "topg" in ds.variables else None
             patches["scale"] = int(ds.getncattr("scale"))
-            data = DEFAULTS_FOR_OLDER_FILES | {key: np.asarray(ds.getncattr(key)).tolist() for key in PATCH_FILE_ATTRIBUTES
-                            if key in ds.ncattrs() or key not in DEFAULTS_FOR_OLDER_FILES}
+            data = DEFAULTS_FOR_OLDER_FILES | {
+                key: np.asarray(ds.getncattr(key)).tolist() for key in PATCH_FILE_ATTRIBUTES
+                if key in ds.ncattrs() or key not in DEFAULTS_FOR_OLDER_FILES}
         except (KeyError, AttributeError, OSError, RuntimeError, ValueError, TypeError, IndexError
                 ) as error:
             raise InputError(
-                f"{path}: not a file of patches that this prepare_data.py wrote, or truncated "
-                f"({command_line.one_line(error)}); make it anew with prepare_data.py") from None
+                f"{path}: not a file of patches, or truncated ({command_line.one_line(error)}); "
+                f"recreate it: python prepare_data.py --output {path}") from None
         data["synthetic"] = data["synthetic"] == "yes"
         if re.fullmatch(r"(\d{1,4} \d{1,4})?", str(data["fold"])):
             data["fold"] = [int(number) for number in data["fold"].split()]
@@ -219,31 +242,128 @@ def read_patches(path):
 
 
 def check_patches(path, patches, data):
-    """Raise InputError for the first thing in a file of patches that is not as write_patches does.
+    """Raise InputError for the first value that no file of write_patches has.
 
-    data: see PATCH_FILE_ATTRIBUTES.
+    data: see settings.PATCH_FILE_ATTRIBUTES.
     """
-    def check(name, is_right):
+    def require(name, is_right):
         if not is_right:
-            raise InputError(f"{path}: {name} is not what prepare_data.py writes: a damaged file "
-                             "of patches; make it anew with prepare_data.py")
+            raise InputError(f"{path}: a damaged file of patches: {name} is not what "
+                             "prepare_data.py writes. Recreate it: python prepare_data.py "
+                             f"--output {path}")
 
     error = find_schema_error(data, PATCH_FILE_SCHEMA)
-    check(error, not error)
+    require(error, not error)
     for key in ("spacing_m", "thk_max_m", "thk_norm_m"):
-        check(key, data[key] > 0)
-    check("topg_norm_m", data["topg_norm_m"] >= 0)
-    check("scale", patches["scale"] in SCALES)
+        require(key, data[key] > 0)
+    require("topg_norm_m", data["topg_norm_m"] >= 0)
+    require("scale", patches["scale"] in SCALES)
     n, side = len(patches["row"]), PATCH_CELLS[data["degrade"]]
     shape = (n, patches["scale"].bit_length(), side, side)
     for name, expected in (("thk", shape), ("topg", shape), ("x", (n, side)), ("y", (n, side)),
                            ("row", (n,)), ("column", (n,)), ("split", (n,))):
         values = patches[name]
-        check(name, name == "topg" and values is None or values.shape == expected and n > 0
-              and values.dtype.kind in ("f" if len(expected) > 1 else "i")
-              and np.isfinite(values).all() and np.abs(values).max() < 1e9)
+        require(name, name == "topg" and values is None or values.shape == expected and n > 0
+                and values.dtype.kind in ("f" if len(expected) > 1 else "i")
+                and np.isfinite(values).all() and np.abs(values).max() < 1e9)
     rows, columns = patches["row"].max() + 1, patches["column"].max() + 1
-    check("row", rows * columns == n and np.array_equal(
+    require("row", rows * columns == n and np.array_equal(
         patches["row"] * columns + patches["column"], np.arange(n)))
-    check("split", set(patches["split"]) <= set(range(len(SPLITS)))
-          and {0, 2} <= set(patches["split"]))
+    require("split", set(patches["split"]) <= set(range(len(SPLITS)))
+            and {SPLITS.index("train"), SPLITS.index("test")} <= set(patches["split"]))
+
+
+def default_path(scale):
+    """Return the file of the first map's patches at a scale."""
+    return files.DATA / f"patches_x{scale}.nc"
+
+
+def choose_new_path(patches, replace=True):
+    """Return the file to write patches to: the default one, or one named by their contents.
+
+    The default file may be missing, or with `replace` of the same map. Patches of another map, or
+    anything else, are never overwritten: the name is then data/patches_x8_1a2b3c4d.nc.
+    """
+    path, data = default_path(patches["scale"]), patches["data"]
+    with contextlib.suppress(InputError):
+        if not path.exists() or (replace and read_patches(path)["data"]["source_sha256"]
+                                 == data["source_sha256"]):
+            return path
+    contents = {key: data[key] for key in PATCH_FILE_ATTRIBUTES if key not in NAMES_OF_SOURCE}
+    checksum = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    return path.with_stem(f"{path.stem}_{checksum[:8]}")
+
+
+def wanted_contents(run, run_data=None, input_file=None, source="any", options=None):
+    """Return what the patches of a run have to be made of: {key of their `data`: value}.
+
+    run_data: `data` in the settings of a run that exists; all of it has to be the same but names
+    and densities. The others: as in prepare_data.load_or_make_patches. `variables` is what the user
+    said about fields, ["thk = H"].
+    Raises InputError if the run was trained on another map than the given one.
+    """
+    given = {}
+    if input_file is not None:
+        names = (options or {}).get("names") or {}
+        given = {"source": Path(input_file).name, "source_sha256": files.hash_file(input_file),
+                 "variables": [f"{field} = {names[field]}" for field in names if field not in "xy"]}
+    elif source == "synthetic":
+        given = {"source": "the synthetic ice sheet", "source_sha256": "", "synthetic": True}
+    if run_data is None:
+        return given or ({"synthetic": False} if source == "map" else {})
+    if given.get("source_sha256", run_data["source_sha256"]) != run_data["source_sha256"]:
+        raise InputError(f"run {run} was trained on {run_data['source']}, not on "
+                         f"{given['source']}; give that map with --input, choose another --run, or "
+                         "train it again with --restart")
+    return given | {key: value for key, value in run_data.items() if key != "densities"}
+
+
+def find_mismatch(patches, scale, wanted):
+    """Return in words why patches are not the wanted ones (of wanted_contents), or ""."""
+    data = patches["data"]
+    if patches["scale"] != scale:
+        return f"made for scale {patches['scale']}, not {scale}"
+    if wanted.get("source_sha256", data["source_sha256"]) != data["source_sha256"]:
+        return f"made from {data['source']}, not from {wanted['source']}"
+    if wanted.get("synthetic") is False and data["synthetic"]:
+        return "patches of the synthetic ice sheet"
+    if not set(wanted.get("variables", ())) <= set(data["variables_read"].split(", ")):
+        return f"read from {data['variables_read']}, not from {', '.join(wanted['variables'])}"
+    compared = [key for key in data if key in wanted and key not in NAMES_OF_SOURCE]
+    differences = diff_settings(*({key: values[key] for key in compared}
+                                  for values in (wanted, data)))
+    return "" if not differences else (
+        f"settings differ from the run's: {format_differences(differences)}")
+
+
+def find_patches(first, others, scale, wanted, fold=()):
+    """Find the file that holds the wanted patches; return its path, the patches and "".
+
+    first: the file to be used if it fits; others: files of any contents. fold: (2, 5) splits the
+    patches again. If no file fits, return first, None and why that does not ("": it is missing).
+    Raises InputError if `first` is damaged, or if several others fit a run that is new.
+    """
+    def load(path):
+        patches = read_patches(path)
+        if not len(fold):
+            return patches, find_mismatch(patches, scale, wanted)
+        # Patches of any other window may be too few for a fold, so this is compared first.
+        mismatch = find_mismatch(patches, scale, {
+            key: value for key, value in wanted.items() if key not in OF_THE_SPLIT})
+        if mismatch:
+            return patches, mismatch
+        patches = apply_split(patches, "block", fold)
+        return patches, find_mismatch(patches, scale, wanted)
+
+    patches, why_not = load(first) if first.exists() else (None, "")
+    if patches and not why_not:
+        return first, patches, ""
+    fitting = []
+    for path in others:
+        with contextlib.suppress(InputError):  # damaged, or something else
+            patches, mismatch = load(path)
+            fitting += [] if mismatch else [(path, patches)]
+    if len(fitting) > 1 and "window" not in wanted:
+        raise InputError(f"{fitting[0][0]} and {fitting[1][0]} both hold patches of "
+                         f"{wanted['source']}; choose with --patches FILE")
+    return (*fitting[0], "") if fitting else (first, None, why_not)

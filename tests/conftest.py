@@ -33,6 +33,7 @@ from icesheet.settings import hash_settings
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_GRIDS = REPOSITORY.parent / "shared" / "data"
 SMALL_WINDOW = (-1741591, -1741591 + 163 * 5000, -915923, -915923 + 122 * 5000)  # 4 x 3 patches
+PLAIN_WINDOW = (0, 163 * 5000, 0, 122 * 5000)  # all of a plain map of 123 x 164 cells
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,24 @@ def write_map(path, dimensions, coordinates, fields, attributes=None):
             variable[...] = values
             variable.setncatts({key: value for key, value in attrs.items() if key != "_FillValue"})
     return path
+
+
+def plain_map(shape=(90, 130), spacing_m=5000.0, x0=0.0, y0=0.0, **fields):
+    """A map in memory: cells of 5 km from 0, ice 1 ... 2 km thick unless given."""
+    rng = np.random.default_rng(0)
+    fields = {"thk": 1000 + 1000 * rng.random(shape), "topg": -500 * rng.random(shape)} | fields
+    return map_files.make_map(
+        x0 + spacing_m * np.arange(shape[1]), y0 + spacing_m * np.arange(shape[0]), name="plain",
+        **{name: None if field is None else np.asarray(field, np.float32)
+           for name, field in fields.items()})
+
+
+def write_plain_map(path, ice_map, attributes=None):
+    """A map in memory as a file."""
+    return write_map(
+        path, {"y": len(ice_map["y"]), "x": len(ice_map["x"])},
+        {name: ((name,), ice_map[name], {"units": "m"}) for name in "yx"},
+        {name: (("y", "x"), ice_map[name], {"units": "m"}) for name in ("thk", "topg")}, attributes)
 
 
 @pytest.fixture(scope="session")

@@ -1054,16 +1054,17 @@ def test_figure_of_a_reconstruction_zooms_where_the_model_is_worst(drawn, monkey
         "run": "made", "map": "here.nc", "from_km": 20.0, "to_km": 5.0, "synthetic": True}
     figure = figures.plot_reconstruction(metrics, by_method, fine)
     assert drawn == [figure]
-    assert figure.get_suptitle().startswith("SYNTHETIC ice sheet, no real place\nHindcast with run")
+    assert figure.get_suptitle().startswith(
+        "SYNTHETIC ice sheet, no real place\nReconstruction test of run")
     assert "here.nc, 20 km to 5 km" in figure.get_suptitle()
     upper, lower = figure.axes[:4], figure.axes[4:8]
     rmse_m = {method: metrics["all"]["errors"][method]["rmse_m"] for method in by_method}
     assert titles(upper) == [
-        "label", f"bicubic error, RMSE {rmse_m['bicubic']:.1f} m",
-        f"surface base error, RMSE {rmse_m['surface_minus_bed']:.1f} m",
-        f"model error, RMSE {rmse_m['model']:.1f} m"]
-    assert titles(lower) == ["label, zoom", "bicubic error, zoom", "surface base error, zoom",
-                             "model error, zoom"]
+        "reference", f"bicubic error, RMSE {rmse_m['bicubic']:.1f} m",
+        f"surface minus bed error, RMSE {rmse_m['surface_minus_bed']:.1f} m",
+        f"network error, RMSE {rmse_m['model']:.1f} m"]
+    assert titles(lower) == ["reference, zoom", "bicubic error, zoom",
+                             "surface minus bed error, zoom", "network error, zoom"]
     worst = (-40 + 24 * 5, -40 + 32 * 5, 100 + 12 * 5, 100 + 20 * 5)
     for panel in upper:
         assert box_of(panel) == pytest.approx(worst)

@@ -1,4 +1,4 @@
-"""Metrics by hand, figures and tables of a real evaluation, comparison, and what is refused."""
+"""Metrics by hand, a real evaluation, the comparison of runs, and what is refused."""
 
 import csv
 import functools
@@ -14,20 +14,11 @@ import model
 import prepare_data
 import train
 import utils
-from icesheet import checkpoints, figures, files, map_files, uncertainty
+from icesheet import checkpoints, files, map_files, uncertainty
 from icesheet.command_line import InputError
 from icesheet.device import tf
-from icesheet.patches import find_patches_in_split, join_patches, read_patches
-from icesheet.scores import (
-    METHOD_STYLES,
-    compute_errors,
-    compute_patch_rmse_m,
-    flatten_metrics,
-    print_ice_extent_table,
-    print_metrics_table,
-    print_score_table,
-    score_methods,
-)
+from icesheet.patches import find_patches_in_split, read_patches
+from icesheet.scores import METHOD_STYLES, flatten_metrics, print_metrics_table, print_score_table
 
 # ---------------------------------------------------------------- metrics
 
@@ -90,7 +81,8 @@ def test_surface_minus_bed_made_consistent_by_hand():
     patches = flat_patches(500.0, 500.0, 500.0, topg_m=[0.0, 0.0, 0.0], side=48)
     patches["topg"][:, 2, :, ::2] = -100  # half of the cells lie 100 m deeper: they hold more ice
     settings = example_settings(run="flat", data={"degrade": "area", "thk_max_m": 1000.0})
-    test = evaluate.compute_metrics(np.full((2, 2, 48, 48), 500.0), patches, settings, np.arange(2))["test"]
+    predictions = np.full((2, 2, 48, 48), 500.0)
+    test = evaluate.compute_metrics(predictions, patches, settings, np.arange(2))["test"]
     # 500 and 600 m where 500 are right; scaled by 500 / 550
     assert test["errors"]["surface_minus_bed"]["rmse_m"] == pytest.approx(np.sqrt(100**2 / 2))
     mended = test["errors"]["surface_minus_bed_consistent"]
@@ -111,8 +103,10 @@ def test_a_method_that_is_missing_is_absent():
     for entry in (metrics["test"], *metrics["stages"], metrics["by_surface_type"]["ice"]):
         assert set(entry["errors"]) == {"bicubic", "model"}
         assert set(entry["mse_ratio"]) == {"bicubic"}
-    assert metrics["by_surface_type"]["boundary_zone"] == {"n_cells": 0, "errors": {}, "mse_ratio": {}}  # no edge
-    assert set(metrics["sub_grid_power"]) == set(metrics["spectrum"]["power"]) == {"bicubic", "model"}
+    assert metrics["by_surface_type"]["boundary_zone"] == {
+        "n_cells": 0, "errors": {}, "mse_ratio": {}}  # no edge
+    for by_method in (metrics["sub_grid_power"], metrics["spectrum"]["power"]):
+        assert set(by_method) == {"bicubic", "model"}
     assert {row["method"] for row in flatten_metrics(metrics)} == {"bicubic", "model"}
 
 
@@ -130,16 +124,16 @@ def test_perfect_baseline_leaves_no_nan(folder, capsys):
     assert " - " in said
 
 
-def test_errors_by_type_with_the_margin_of_the_patch_beside():
+def test_errors_by_type_with_the_boundary_zone_of_the_patch_beside():
     """Ocean in one patch, grounded ice in the other: 2 x 4 of its columns are near the edge."""
     patches = flat_patches(1000.0, 1000.0, topg_m=[100.0, 100.0], side=48)
     patches["thk"][0], patches["topg"][0] = 0, -3000
     predicted = patches["thk"][:, -1].copy()
     predicted[1, :, :8] += 10
-    by_method = {"bicubic": predicted - 20, "model": predicted}
-    ice, none = evaluate.score_by_surface_type({name: thk[[1]] for name, thk in by_method.items()}, patches,
-                                     FLAT, np.array([1]))
-    assert none == {}
+    patches["thk"][1, 0, :, :8] -= 10  # bicubic
+    metrics = evaluate.compute_metrics(predicted[None, [1]], patches, FLAT, np.array([1]))
+    assert metrics["uncertainty"] == {}
+    ice = metrics["by_surface_type"]
     assert {name: entry["n_cells"] for name, entry in ice.items()} == {
         "grounded": 48**2, "floating": 0, "ice_free": 0, "boundary_zone": 8 * 48}
     assert ice["boundary_zone"]["errors"]["model"] == pytest.approx(
@@ -148,17 +142,20 @@ def test_errors_by_type_with_the_margin_of_the_patch_beside():
          "false_ice_km2": 0, "missed_ice_km2": 0, "ice_area_error_percent": 0})
     assert ice["boundary_zone"]["errors"]["bicubic"]["bias_m"] == pytest.approx(-10)
     assert ice["floating"]["errors"] == {}
-    ocean = evaluate.score_by_surface_type(by_method, patches, FLAT, np.arange(2))[0]["ice_free"]
+    ocean = evaluate.compute_metrics(predicted[None], patches, FLAT, np.arange(2))[
+        "by_surface_type"]["ice_free"]
     assert ocean["n_cells"] == 48**2
     assert "volume_error_percent" not in ocean["errors"]["model"]
 
 
 EVEN = [float(share) / 0.9 for share in uncertainty.QUANTILE_LEVELS]
 # Errors are even between -10/9 and 10/9 half-widths, which are 2 spread + 0.1 m.
-FIT = {"slope": 1.0, "scale_by_thickness": False, "intercept": np.log(2), "coverage_factors": {"all": 1.0},
-       "error_quantiles": EVEN, "variance": 1 / 2.43,
-       "cells_per_effective_sample": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 1.0),
-       "constant_width": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0}, "error_quantiles": EVEN}}}
+FIT = {"slope": 1.0, "scale_by_thickness": False, "intercept": np.log(2),
+       "coverage_factors": {"all": 1.0}, "error_quantiles": EVEN, "variance": 1 / 2.43,
+       "cells_per_effective_sample": dict.fromkeys(
+           ("all", "grounded", "floating", "ice_free"), 1.0),
+       "constant_width": {"model": {"half_width_m": {"all": 7.0, "grounded": 90.0},
+                                    "error_quantiles": EVEN}}}
 
 
 def test_intervals_by_hand(capsys):
@@ -170,7 +167,10 @@ def test_intervals_by_hand(capsys):
     spread = np.full((2, 40, 40), 25.2, np.float32)
     spread[0] = np.nan
     settings = FLAT | {"uncertainty": FIT, "first_guess": "surface-minus-bed"}
-    found = evaluate.score_by_surface_type({"model": predicted}, patches, settings, np.arange(2), spread)[1]
+    found = evaluate.score_patch_intervals(
+        {"model": predicted}, patches["thk"][:, -1],
+        evaluate.mask_surface_types(patches, settings, np.arange(2)), patches["topg"],
+        np.arange(2), settings, spread)
     assert found["by_surface_type"]["ice_free"] == {} == found["by_surface_type"]["floating"]
     grounded = found["by_surface_type"]["grounded"]
     assert (grounded["n_cells"], grounded["half_width_m"]) == (1600, pytest.approx(50.5))
@@ -202,84 +202,11 @@ def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_table_of_methods_by_hand(capsys):
-    """Ice in 3 of 4 cells of 5 km; the model loses one of them, bicubic has ice in the fourth."""
-    label = np.array([100.0, 200, 300, 0])
-    errors = score_methods({"bicubic": label + 4, "model": label - [100, 0, 10, 0]}, label,
-                         np.ones(4, bool), 1000.0, 5000.0)["errors"]
-    print_ice_extent_table(errors)
-    assert capsys.readouterr().out.splitlines() == [
-        "         MAE m  false ice km2  missed ice km2  ice area %",
-        "bicubic    4.0             25             0      +33.33",
-        "model     27.5              0            25      -33.33"]
-    print_ice_extent_table(errors, {"bicubic": {"least": "0.1"}, "model": {"least": "0.2"}})
-    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
-        "least", "0.1", "0.2"]
-
-
-def test_no_ice_has_no_per_cent_of_its_area(capsys):
-    print_ice_extent_table({"model": compute_errors(np.ones(3), np.zeros(3), 1000.0, 5000.0)})
-    assert capsys.readouterr().out.splitlines()[1].split() == ["model", "1.0", "0", "0", "-"]
-
-
-def test_power_spectrum_of_a_wave_and_of_noise():
-    spacing_m, n = 5000.0, 41
-    wavenumber, power = evaluate.power_spectrum(
-        7.0 + 30 * np.sin(2 * np.pi * 8 / n * np.arange(n)) * np.ones((3, n, 1)), spacing_m)
-    np.testing.assert_allclose(wavenumber, np.arange(1, 21) / (41 * 5))  # cycles per km
-    assert np.argmax(power) == 8 - 1
-    step = wavenumber[0]
-    assert np.sum(power * 2 * np.pi * wavenumber) * step == pytest.approx(30**2 / 2, rel=0.05)
-    assert np.all(power[[*range(5), *range(10, 20)]] < 1e-6 * power.max())
-
-    noise = 100 + 20 * np.random.default_rng(0).standard_normal((400, n, n))
-    power = evaluate.power_spectrum(noise, spacing_m)[1]
-    np.testing.assert_allclose(power[1:], 20**2 * 5**2, rtol=0.1)  # times (1 / 5 km)2: 20 m squared
-
-
-def test_detail_is_what_lies_between_coarse_and_fine_grid():
-    """Waves of 41 / 10 cells (20.5 km) at 4x, where the coarse grid ends at 40 km."""
-    wave = 100 * np.sin(2 * np.pi * 10 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    by_method = {"bicubic": 0 * wave, "surface_minus_bed": -wave, "model": wave / 2}
-    spectrum, detail = evaluate.compute_spectra(by_method, wave, FLAT)
-    for method, power, explained in (("bicubic", 0, 0), ("surface_minus_bed", 1, -3),
-                                     ("model", 0.25, 0.75)):
-        assert detail[method] == pytest.approx({"power": power, "explained": explained})
-    assert spectrum["wavelength_km"][np.argmax(spectrum["label"])] == pytest.approx(20.5)
-    slow = 100 * np.sin(2 * np.pi * 2 / 41 * np.arange(41)) * np.ones((2, 41, 1))
-    detail = evaluate.compute_spectra({"model": wave + slow}, wave, FLAT)[1]
-    assert detail["model"]["explained"] == pytest.approx(1, abs=1e-3)  # waves of 100 km: no matter
-
-
-def test_chosen_patches_are_the_best_the_median_and_the_worst():
-    rmse_m = np.array([5.0, 1, 9, 3, 7])
-    assert figures.pick_patches_by_rank(rmse_m, 3) == {1: "best", 0: "median", 2: "worst"}
-    assert list(figures.pick_patches_by_rank(rmse_m, 9)) == [1, 3, 0, 4, 2]
-    assert figures.pick_patches_by_rank(rmse_m, 1) == {1: "best"}
-    six = figures.pick_patches_by_rank(np.arange(60.0), 6)
-    assert [six[rank] for rank in (0, 30, 59)] == ["best", "median", "worst"]
-    assert len(six) == 6
-
-
-def test_axes_end_at_the_edges_of_the_cells():
-    extent = figures.km_extent(np.array([0, 5000, 10000.0]), np.array([-5000, 0.0]))
-    np.testing.assert_allclose(extent, [-2.5, 12.5, -7.5, 2.5])
-
-
-def test_title_of_a_figure_says_synthetic():
-    metrics = {"run": "x8", "synthetic": True, "scale": 8, "degrade": "area",
-               "split": "block split", "source": "synthetic ice sheet, seed 0",
-               "stages": [{"to_km": 5.0}]}
-    assert figures.figure_title(metrics).startswith("SYNTHETIC ice sheet, no real place")
-    assert "40 km to 5 km (8x, area reduction, block split)" in figures.figure_title(metrics)
-    assert "SYNTHETIC" not in figures.figure_title(metrics | {"synthetic": False})
-
-
 # ---------------------------------------------------------------- a whole evaluation
 
 
 def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
-    evaluate.main(["--run", "tiny", "--all-patches", "--patches", "3"])
+    evaluate.main(["--run", "tiny", "--all-patches", "--rows", "3"])
     said = capsys.readouterr().out
     results = folder / "results" / "tiny"
     metrics = json.loads((results / "metrics.json").read_text())
@@ -307,8 +234,8 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     chain = functools.partial(model.run_chain, evaluate.load_layers(trained), settings=trained)
     level0, beds = utils.coarsen_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.build_levels(
         topg[:, -1], 4, "bicubic", "level")
-    predicted = model.remove_thin_ice(model.predict_ensemble(chain, level0, beds, True)[0][-1], level0,
-                                  "bicubic")
+    predicted = model.predict_ensemble(chain, level0, beds, True)[0][-1]
+    predicted = model.remove_thin_ice(predicted, level0, "bicubic")
     rmse_m = np.sqrt(np.mean((np.float64(predicted) - thk[:, -1]) ** 2))
     assert errors["model"]["rmse_m"] == pytest.approx(rmse_m, rel=1e-4)
     assert errors["bicubic"]["rmse_m"] == pytest.approx(
@@ -326,66 +253,25 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     assert "grounded" in said
 
 
-def test_figures_show_methods_label_and_errors_on_shared_scales(small_patches, small_settings):
-    patches, label = small_patches, small_patches["thk"][:, -1]
-    layers = model.build_layers(small_settings)
-    every = np.arange(len(label))
-    predictions = model.predict_patches(layers, patches, small_settings, every)[0]
-    numbers = find_patches_in_split(patches, "test")
-    metrics = evaluate.compute_metrics(predictions[:, numbers], patches, small_settings, numbers)
-    by_method = model.add_baselines(predictions[-1], patches, every, small_settings)
-    by_method = {method: by_method[method] for method in figures.MAPPED_METHODS}
-
-    figure = figures.plot_comparison(metrics, patches, by_method, 3)
-    panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
-    assert len(panels) == 3 * 7
-    assert [panels[i].get_title() for i in (3, 10, 17)] == [
-        f"label, patch {number} ({what})" for number, what in zip(
-            [numbers[i] for i in figures.pick_patches_by_rank(compute_patch_rmse_m(
-                by_method, label)["model"][numbers], 3)], ("best", "median", "worst"),
-            strict=True)]
-    for row in range(3):
-        limits = {axes.images[0].get_clim() for axes in panels[7 * row:7 * row + 4]}
-        assert len(limits) == 1 and limits.pop()[0] == 0
-    errors = {axes.images[0].get_clim() for row in range(3)
-              for axes in panels[7 * row + 4:7 * row + 7]}
-    (low, high), = errors  # one scale, centred on zero
-    assert low == -high
-    colour_bars = {axes.get_ylabel() for axes in figure.axes if not axes.get_title()}
-    assert {"thickness (m)", "error (m)"} <= colour_bars
-    assert panels[0].get_ylabel() == "y (km)" and panels[-1].get_xlabel() == "x (km)"
-
-    figure = figures.plot_window(metrics, patches, by_method)
-    np.testing.assert_array_equal(
-        next(axes for axes in figure.axes if axes.get_title() == "label").images[0].get_array(),
-        join_patches(label, patches))
-    figure = figures.plot_rmse_scatter(metrics, patches, by_method)
-    assert figure.axes[0].get_title().startswith("model better than bicubic in")
-    figure = figures.plot_spectrum(metrics)
-    assert [line.get_label() for line in figure.axes[0].lines][:5] == [
-        "label", "bicubic", "surface minus bed", "surface minus bed, consistent", "model"]
-    evaluate.plt.close("all")
-
-
 def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
                                                    capsys):
-    path = prepare_data.prepare(4, map_files.read_map(small_map) | {"topg": None}, window=SMALL_WINDOW,
-                                output="data/patches_bare.nc")
+    path = prepare_data.prepare(4, map_files.read_map(small_map) | {"topg": None},
+                                window=SMALL_WINDOW, output="data/patches_bare.nc")
     patches = read_patches(path)
     train.train(patches, small_settings | {
-        "run": "bare", "channels": "thk", "first_guess": "bicubic", "epochs": 1, "validation": False,
-        "patches": str(path), "data": patches["data"]})
+        "run": "bare", "channels": "thk", "first_guess": "bicubic", "epochs": 1,
+        "validation": False, "patches": str(path), "data": patches["data"]})
     for run in ("tiny", "bare"):
-        evaluate.evaluate(run, draw=False)
+        evaluate.evaluate(run, make_figures=False)
     capsys.readouterr()
     evaluate.main(["--compare", "tiny", "bare"])
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[1:7]] == ["tiny"] * 4 + ["bare"] * 2
     assert "the runs differ in" not in said
-    with open(folder / "results/compare_tiny_bare.csv", newline="") as file:
+    with open(folder / "results/compare_tiny+bare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == [*METHOD_STYLES, "bicubic", "model"]
-    assert b'"bare"' in (folder / "results/compare_tiny_bare_training.png").read_bytes()
+    assert b'"bare"' in (folder / "results/compare_tiny+bare_training.png").read_bytes()
 
     # Results without their checkpoints still compare, but have no training to show.
     shutil.rmtree(folder / "checkpoints")
@@ -416,19 +302,19 @@ def test_no_checkpoint_is_an_error_not_random_weights(trained, folder, capsys):
 
 
 def test_missing_patches_are_made_again_as_the_run_knew_them(trained, folder, small_map):
-    before = evaluate.evaluate("tiny", draw=False)
+    before = evaluate.evaluate("tiny", make_figures=False)
     (folder / "data" / "patches_x4.nc").unlink()
-    with pytest.raises(InputError, match="no patches of small.nc there; give the map with --input"):
+    with pytest.raises(InputError, match="tiny was trained on small.nc: give that map with"):
         evaluate.evaluate("tiny")
-    again = evaluate.evaluate("tiny", str(small_map), draw=False)
+    again = evaluate.evaluate("tiny", str(small_map), make_figures=False)
     assert again["test"] == before["test"]
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--compare", "tiny", "--patches", "3"], "--compare names the runs itself"),
-    (["--compare", "tiny", "--all-patches"], "--compare names the runs itself"),
-    (["--compare", "tiny", "--input", "map.nc"], "--compare names the runs itself"),
-    (["--patches", "0"], "--patches 0: expected 1 or more"),
+    (["--compare", "tiny", "--rows", "3"], "can be combined only with --show; remove --rows"),
+    (["--compare", "tiny", "--all-patches"], "only with --show; remove --all-patches"),
+    (["--compare", "tiny", "--input", "map.nc"], "only with --show; remove --input"),
+    (["--rows", "0"], "--rows 0: expected 1 or more"),
     (["--map", "map.nc"], "unrecognized arguments: --map"),
 ])
 def test_options_that_do_nothing_are_refused(folder, capsys, arguments, message):

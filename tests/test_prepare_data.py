@@ -1,4 +1,4 @@
-"""Window, patches, splits, the patch file, the synthetic sheet, the download, bad input."""
+"""Window, patches of a map and of a run, the synthetic sheet, bad input."""
 
 import functools
 import resource
@@ -9,48 +9,19 @@ import netCDF4
 import numpy as np
 import pytest
 import scipy.ndimage
-from conftest import REPOSITORY, SMALL_WINDOW, run_main, write_map
-from sklearn.model_selection import train_test_split
+from conftest import (
+    PLAIN_WINDOW, REPOSITORY, SMALL_WINDOW, plain_map, run_main, write_map, write_plain_map)
 
 import prepare_data
 import utils
-from icesheet import files, map_files, projections
+from icesheet import map_files, projections
 from icesheet.command_line import InputError
-from icesheet.patches import (
-    SPLITS,
-    apply_split,
-    assign_blocks,
-    cut_patches,
-    describe_split,
-    find_patches_in_split,
-    join_patches,
-    read_patches,
-    split_patches,
-    write_patches,
-)
+from icesheet.patches import apply_split, find_patches_in_split, read_patches, write_patches
 from icesheet.scores import compute_errors, compute_rmse_m
-from icesheet.settings import PATCH_FILE_ATTRIBUTES, SCALES
+from icesheet.settings import SCALES
+from prepare_data import load_or_make_patches
 
 WINDOW_ARGUMENTS = ["--window", *SMALL_WINDOW]
-PLAIN_WINDOW = (0, 163 * 5000, 0, 122 * 5000)  # all of a plain map of 123 x 164 cells
-
-
-def plain_map(shape=(90, 130), spacing_m=5000.0, x0=0.0, y0=0.0, **fields):
-    """A map in memory: cells of 5 km from 0, ice 1 ... 2 km thick unless given."""
-    rng = np.random.default_rng(0)
-    fields = {"thk": 1000 + 1000 * rng.random(shape), "topg": -500 * rng.random(shape)} | fields
-    return map_files.make_map(
-        x0 + spacing_m * np.arange(shape[1]), y0 + spacing_m * np.arange(shape[0]), name="plain",
-        **{name: None if field is None else np.asarray(field, np.float32)
-           for name, field in fields.items()})
-
-
-def write_plain_map(path, ice_map, attributes=None):
-    """A map in memory as a file."""
-    return write_map(
-        path, {"y": len(ice_map["y"]), "x": len(ice_map["x"])},
-        {name: ((name,), ice_map[name], {"units": "m"}) for name in "yx"},
-        {name: (("y", "x"), ice_map[name], {"units": "m"}) for name in ("thk", "topg")}, attributes)
 
 
 # ---------------------------------------------------------------- window and patches
@@ -86,132 +57,7 @@ def test_bad_windows_are_named(window, message):
         prepare_data.find_window_slices(plain_map(), window, 41)
 
 
-def test_patches_run_row_by_row_from_the_lowest_corner():
-    y, x = np.mgrid[:82, :123]
-    patches = cut_patches(1000 * y + x, 41)
-    assert patches.shape == (6, 41, 41)
-    assert patches[0, 0, 0] == 0
-    assert patches[2, 0, 0] == 82  # second along x
-    assert patches[3, 0, 0] == 41000  # then the next row
-    assert patches[4, 2, 1] == 1000 * 43 + 42
-    numbers = {"row": np.repeat([0, 1], 3), "column": np.tile([0, 1, 2], 2)}
-    np.testing.assert_array_equal(join_patches(patches, numbers), 1000 * y + x)
-
-
-# ---------------------------------------------------------------- splits
-
-
-def parts(rows=10, columns=20, method="random", test_size=0.3, seed=0, fold=()):
-    split = split_patches(rows, columns, method, test_size, seed, fold)
-    return {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
-
-
-def test_random_split_is_scikit_learns():
-    found = parts()
-    assert {name: len(numbers) for name, numbers in found.items()} == {
-        "train": 126, "validation": 14, "test": 60, "buffer": 0}
-    expected = train_test_split(np.arange(200), test_size=0.3, random_state=0)[1]
-    np.testing.assert_array_equal(found["test"], np.sort(expected))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_block_split_keeps_test_patches_a_patch_away_from_training(seed):
-    found = parts(method="block", seed=seed)
-    assert len(found["test"]) == 60
-    blocks = assign_blocks(10, 20)
-    for number in np.unique(blocks[found["test"]]):  # whole blocks
-        assert np.isin(np.flatnonzero(blocks == number), found["test"]).all()
-    learnt = np.concatenate([found["train"], found["validation"]])
-    rows, columns = np.divmod(found["test"], 20)
-    for patch in learnt:
-        row, column = divmod(patch, 20)
-        assert np.maximum(abs(rows - row), abs(columns - column)).min() > 1
-    for patch in found["buffer"]:  # nothing is thrown away that could be used
-        row, column = divmod(patch, 20)
-        assert np.maximum(abs(rows - row), abs(columns - column)).min() == 1
-
-
-def test_another_seed_gives_another_split():
-    for method in ("random", "block"):
-        assert not np.array_equal(parts(method=method)["test"],
-                                  parts(method=method, seed=1)["test"])
-
-
-def test_a_window_too_small_to_split_is_named():
-    with pytest.raises(InputError, match="holds 6 patches; a split needs at least 10"):
-        parts(2, 3)
-    with pytest.raises(InputError, match="block split of 3 x 4 patches leaves 0 for training and "
-                                         "12 for test"):
-        parts(3, 4, "block")
-
-
-@pytest.mark.parametrize("folds", [2, 5])
-def test_every_patch_is_held_out_in_one_fold_a_patch_away_from_training(folds):
-    held_out = np.zeros(200, int)
-    for fold in range(1, folds + 1):
-        found = parts(method="block", fold=(fold, folds))
-        held_out[found["test"]] += 1
-        learnt = np.concatenate([found["train"], found["validation"]])
-        rows, columns = (np.subtract.outer(test, training) for test, training in
-                         zip(np.divmod(found["test"], 20), np.divmod(learnt, 20), strict=True))
-        assert np.maximum(abs(rows), abs(columns)).min() == 2  # a gap of one patch, corners too
-    np.testing.assert_array_equal(held_out, 1)
-
-
-def test_more_folds_than_blocks():
-    with pytest.raises(InputError, match="11 folds of 10 blocks"):
-        split_patches(10, 20, "block", 0.3, 0, (1, 11))
-
-
-def test_a_split_made_anew_keeps_the_fields_and_its_norms_know_only_training(folder):
-    thk = np.full((123, 328), 1000.0)
-    thk[:, :164] = 2000.0  # of the two blocks the first has the thicker ice
-    patches = prepare_data.make_patches(plain_map(thk.shape, thk=thk, topg=-thk), 2,
-                                        window=(0, 327 * 5000, 0, 122 * 5000))
-    assert describe_split(patches["data"]) == "random split"
-    norms, test = [], []
-    for fold in ((1, 2), (2, 2)):
-        write_patches("fold.nc", apply_split(patches, "block", fold))
-        again = read_patches("fold.nc")
-        np.testing.assert_array_equal(again["thk"], patches["thk"])
-        np.testing.assert_array_equal(again["split"], split_patches(
-            3, 8, "block", 0.3, 0, fold))
-        data = again["data"]
-        assert (data["split_method"], data["fold"]) == ("block", list(fold))
-        assert describe_split(data) == f"block split, fold {fold[0]} of 2"
-        learnt = find_patches_in_split(again, "train", "validation")
-        norms.append(data["thk_norm_m"])
-        assert norms[-1] == patches["thk"][learnt, -1].max() == data["topg_norm_m"]
-        test += list(find_patches_in_split(again, "test"))
-    assert sorted(norms) == [1000, 2000]
-    assert sorted(test) == list(range(24))
-    assert patches["data"]["split_method"] == "random"  # left as it was
-
-
-# ---------------------------------------------------------------- the patch file
-
-
-def test_patch_file_describes_itself(small_patches, small_map, folder):
-    data = small_patches["data"]
-    assert set(data) == {*PATCH_FILE_ATTRIBUTES, "crs"}
-    assert data == data | {
-        "source": "small.nc", "source_sha256": files.hash_file(small_map), "source_title": "",
-        "citation": "made for the tests", "time_index": -1, "synthetic": False, "degrade": "bicubic",
-        "split_method": "random", "fold": [], "test_size": 0.3, "seed": 0,
-        "window": list(SMALL_WINDOW), "spacing_m": 5000, "crs": {}}
-    assert small_patches["scale"] == 4
-    assert small_patches["thk"].shape == small_patches["topg"].shape == (12, 3, 41, 41)
-    with netCDF4.Dataset(folder / "data" / "patches_x4.nc") as ds:
-        assert ds["thk"].dimensions == ("patch", "level", "y", "x")
-        assert ds["x"].dimensions == ("patch", "x")
-        for name in ("thk", "topg", "x", "y", "spacing"):
-            assert ds[name].units == "m"
-        np.testing.assert_allclose(ds["spacing"][:], [20000, 10000, 5000])
-        assert ds["split"].flag_meanings == "train validation test gap"
-        np.testing.assert_array_equal(ds["column"][:5], [0, 1, 2, 3, 0])
-        for each in (ds, *ds.variables.values()):  # texts and numbers: any program reads them
-            for key in each.ncattrs():
-                assert np.asarray(each.getncattr(key)).dtype.kind in "Uif", key
+# ---------------------------------------------------------------- what is cut
 
 
 def three_records(path, small_map):
@@ -258,17 +104,6 @@ def test_patches_hold_the_map_and_its_levels(small_patches, small_map):
                                atol=1e-2)
 
 
-def test_network_constants_come_from_training_patches_only():
-    ice_map = plain_map((123, 164))
-    row, column = divmod(parts(3, 4)["test"][0], 4)
-    peak = 41 * row + 7, 41 * column + 7  # that training must not know of
-    ice_map["thk"][peak], ice_map["topg"][peak] = 9000, -9000
-    data = prepare_data.make_patches(ice_map, 2, window=PLAIN_WINDOW)["data"]
-    assert data["thk_max_m"] == 9000  # the original's, of the whole window
-    assert 1990 < data["thk_norm_m"] < 2001
-    assert 499 < data["topg_norm_m"] < 501
-
-
 def test_patches_are_the_same_at_every_scale(small_map):
     ice_map = map_files.read_map(small_map)
     made = [prepare_data.make_patches(ice_map, scale, window=SMALL_WINDOW)
@@ -285,13 +120,6 @@ def test_a_map_without_bed_gives_patches_without_topg(folder, capsys):
     assert patches["topg"] is None
     assert patches["data"]["topg_norm_m"] == 0
     assert "--channels thk" in capsys.readouterr().out
-
-
-def test_what_is_no_file_of_patches_is_named(folder, small_map):
-    with pytest.raises(InputError, match="small.nc: not a file of patches"):
-        read_patches(small_map)
-    with pytest.raises(InputError, match="absent.nc: no such file"):
-        read_patches("absent.nc")
 
 
 # ---------------------------------------------------------------- patches of a run
@@ -312,26 +140,64 @@ def settings_of(patches, path):
 def test_runs_of_a_scale_share_their_patches(small_patches, small_map, folder):
     shared = folder / "data" / "patches_x4.nc"
     for run, input_file in (("x4", small_map), ("wide", small_map), ("wide", None)):
-        path, patches = prepare_data.load_or_make_patches(run, 4, input_file, synthetic=False)
+        path, patches = load_or_make_patches(run, 4, input_file, source="map")
         assert path.resolve() == shared
         np.testing.assert_array_equal(patches["thk"], small_patches["thk"])
     shared.rename(folder / "data" / "patches_x8.nc")
     with pytest.raises(InputError, match="patches_x8.nc: made for scale 4, not 8"):
-        prepare_data.load_or_make_patches("x8", 8)
+        load_or_make_patches("x8", 8)
 
 
-def test_patches_of_another_map_are_left_alone(small_patches, wide_map, folder, capsys):
+def test_patches_of_another_map_are_left_alone_and_not_in_the_way(small_patches, wide_map, folder,
+                                                                  capsys):
     shared = folder / "data" / "patches_x4.nc"
     before = shared.read_bytes()
-    path, patches = prepare_data.load_or_make_patches("x4", 4, wide_map)
-    assert path.name == f"patches_x4_{files.hash_file(wide_map)[:8]}.nc"
-    assert "comes from another map" in capsys.readouterr().out
+    path, patches = load_or_make_patches("x4", 4, wide_map)
+    assert "patches_x4.nc: made from small.nc, not from wide.nc;" in capsys.readouterr().out
     assert (patches["data"]["source"], len(patches["row"])) == ("wide.nc", 10)
-    assert shared.read_bytes() == before
     made = path.stat().st_mtime_ns
-    assert prepare_data.load_or_make_patches("wide", 4, wide_map)[0] == path  # for every run on that map
+    assert load_or_make_patches("wide", 4, wide_map)[0] == path  # for every run on that map
     assert path.stat().st_mtime_ns == made
-    assert prepare_data.load_or_make_patches("x4", 4)[0].resolve() == shared
+    assert load_or_make_patches("x4", 4)[0].resolve() == shared
+    # prepare_data.py: the same map with another seed may take its place, another map never.
+    prepare_data.main(["--scale", "4", "--input", str(wide_map), "--seed", "1"])
+    assert "patches_x4.nc is not of this map and stays as it is" in capsys.readouterr().out
+    assert shared.read_bytes() == before
+    assert len(list((folder / "data").iterdir())) == 3
+    with pytest.raises(InputError, match="both hold patches of wide.nc; choose with --patches"):
+        load_or_make_patches("new", 4, wide_map)
+    assert load_or_make_patches("old", 4, run_settings=settings_of(patches, shared))[0] == path
+
+
+def test_the_default_file_is_replaced_by_patches_of_the_same_map_alone(small_patches, small_map,
+                                                                       folder, capsys):
+    shared, argv = folder / "data" / "patches_x4.nc", ["--scale", 4, "--input", small_map]
+    prepare_data.main([*map(str, argv + WINDOW_ARGUMENTS), "--seed", "5"])
+    assert read_patches(shared)["data"]["seed"] == 5
+    for content in (b"a user's own", small_map.read_bytes()):  # damaged, or no patches at all
+        shared.write_bytes(content)
+        prepare_data.main([*map(str, argv + WINDOW_ARGUMENTS)])
+        assert "stays as it is" in capsys.readouterr().out
+        assert shared.read_bytes() == content
+
+
+def test_patches_are_found_by_what_they_are_made_of(small_patches, small_map, folder):
+    """Whatever the file is called, and whatever lies beside it."""
+    data = folder / "data"
+    (data / "patches_x4.nc").rename(data / "patches_of_last_year.nc")
+    (data / "patches_a.nc").write_bytes(b"damaged")
+    other = small_patches | {"data": small_patches["data"] | {"time_index": 3}}
+    write_patches(data / "patches_b.nc", other)
+    for patches, name in ((small_patches, "patches_of_last_year.nc"), (other, "patches_b.nc")):
+        settings = settings_of(patches, "data/patches_x4.nc")
+        settings["data"] = settings["data"] | {"source": "as it was called then.nc"}
+        path, again = load_or_make_patches("tiny", 4, run_settings=settings)
+        assert path.name == name
+        assert again["data"] == settings["data"]
+    (data / "patches_b.nc").unlink()
+    assert load_or_make_patches("new", 4, small_map)[0].name == "patches_of_last_year.nc"
+    with pytest.raises(InputError, match="patches_x4.nc: no such file. Give a map with --input"):
+        load_or_make_patches("new", 4, source="map")  # nothing says of which map
 
 
 def test_patches_that_are_named(small_patches, small_map, wide_map, folder):
@@ -339,54 +205,57 @@ def test_patches_that_are_named(small_patches, small_map, wide_map, folder):
     write_patches("mine.nc", apply_split(small_patches, "random") | {
         "data": small_patches["data"] | {"seed": 7}})
     for input_file in (None, small_map):
-        path, patches = prepare_data.load_or_make_patches("wide", 4, input_file, "mine.nc")
+        path, patches = load_or_make_patches("wide", 4, input_file, "mine.nc")
         assert (str(path), patches["data"]["seed"]) == ("mine.nc", 7)
-    with pytest.raises(InputError, match="mine.nc: not of the map .*wide.nc"):
-        prepare_data.load_or_make_patches("wide", 4, wide_map, "mine.nc")
+    with pytest.raises(InputError, match="mine.nc: made from small.nc, not from wide.nc"):
+        load_or_make_patches("wide", 4, wide_map, "mine.nc")
     with pytest.raises(InputError, match="mine.nc: made for scale 4, not 8"):
-        prepare_data.load_or_make_patches("wide", 8, None, "mine.nc")
+        load_or_make_patches("wide", 8, None, "mine.nc")
     with pytest.raises(InputError, match="absent.nc: no such file"):
-        prepare_data.load_or_make_patches("wide", 4, None, "absent.nc")
-    trained = settings_of(small_patches, "data/patches_x4.nc")
-    with pytest.raises(InputError, match="mine.nc: .*not what run wide was trained on"):
-        prepare_data.load_or_make_patches("wide", 4, None, "mine.nc", trained=trained)
+        load_or_make_patches("wide", 4, None, "absent.nc")
+    settings = settings_of(small_patches, "data/patches_x4.nc")
+    with pytest.raises(InputError, match="mine.nc: settings differ from the run's: seed 0 -> 7"):
+        load_or_make_patches("wide", 4, None, "mine.nc", run_settings=settings)
 
 
 def test_a_run_with_a_name_gets_the_synthetic_sheet_only_when_asked(folder, small_sheet, capsys):
-    with pytest.raises(InputError, match="patches_x4.nc: no patches of a map there.*--synthetic"):
-        prepare_data.load_or_make_patches("wide", 4, synthetic=False)
+    with pytest.raises(InputError, match="patches_x4.nc: no such file.*--synthetic"):
+        load_or_make_patches("wide", 4, source="map")
     assert not list(folder.iterdir())
-    path, patches = prepare_data.load_or_make_patches("x4", 4)  # a run without a name: the first command
+    path, patches = load_or_make_patches("x4", 4)  # a run without a name: the first command
     assert (path.name, patches["data"]["synthetic"]) == ("patches_x4.nc", True)
     assert "SYNTHETIC" in capsys.readouterr().out
     with pytest.raises(InputError, match="patches_x4.nc: patches of the synthetic ice sheet.*"
-                                         "--synthetic to train on them"):
-        prepare_data.load_or_make_patches("wide", 4, synthetic=False)
-    assert prepare_data.load_or_make_patches("wide", 4, synthetic=True)[0] == path
-    # Once trained on it the run goes on with it, and evaluates.
-    trained = settings_of(patches, path)
-    for synthetic in (None, True, False):
-        assert prepare_data.load_or_make_patches("wide", 4, synthetic=synthetic, trained=trained)[0] == path
+                                         "ask for the synthetic ice sheet with --synthetic"):
+        load_or_make_patches("wide", 4, source="map")
+    assert load_or_make_patches("wide", 4, source="synthetic")[0] == path
+    # Once trained on it the run goes on with it, and evaluates; it is made again if it is lost.
+    settings = settings_of(patches, path)
+    for source in ("any", "synthetic", "map"):
+        assert load_or_make_patches("wide", 4, source=source, run_settings=settings)[0] == path
+        path.unlink()
 
 
-def test_the_synthetic_sheet_beside_patches_of_a_map(small_patches, small_sheet):
-    path, patches = prepare_data.load_or_make_patches("wide", 4, synthetic=True)
-    assert (path.name, patches["data"]["synthetic"]) == ("patches_x4_synthetic.nc", True)
+def test_the_synthetic_sheet_beside_patches_of_a_map(small_patches, small_sheet, folder):
+    for _ in range(2):  # made, then found
+        path, patches = load_or_make_patches("wide", 4, source="synthetic")
+        assert patches["data"]["synthetic"]
+        assert {"patches_x4.nc", path.name} == {made.name for made in (folder / "data").iterdir()}
 
 
 def test_a_map_that_says_it_is_synthetic_will_do_where_it_is_given(folder):
     path = write_plain_map(folder / "made_up.nc", plain_map(
         (104, 206), 20e3, prepare_data.WINDOW_M[0], prepare_data.WINDOW_M[2]), {"synthetic": "yes"})
     for _ in range(2):  # made, then found
-        made, patches = prepare_data.load_or_make_patches("wide", 4, path, synthetic=False)
+        made, patches = load_or_make_patches("wide", 4, path, source="map")
         assert patches["data"]["synthetic"] is True
-    for synthetic, again in ((None, None), (False, None), (False, path)):  # evaluated, resumed
-        assert prepare_data.load_or_make_patches("wide", 4, again, synthetic=synthetic,
-                                         trained=settings_of(patches, made))[0] == made
+    for source, again in (("any", None), ("map", None), ("map", path)):  # evaluated, resumed
+        assert load_or_make_patches("wide", 4, again, source=source,
+                                    run_settings=settings_of(patches, made))[0] == made
 
 
-def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_map):
-    """Of another record, window, test size and seed than the defaults; of a fold."""
+def test_patches_of_a_run_are_made_again_as_it_knew_them(folder, small_map):
+    """Of another time, window, test size and seed than the defaults; of a fold."""
     records = three_records(folder / "three.nc", small_map)
     thk = np.linspace(500, 2500, 123 * 328).reshape(123, 328)
     blocks = write_plain_map(folder / "blocks.nc", plain_map(thk.shape, thk=thk, topg=-thk))
@@ -396,32 +265,64 @@ def test_patches_of_a_trained_run_are_made_again_as_it_knew_them(folder, small_m
             (blocks, apply_split(prepare_data.make_patches(
                 map_files.read_map(blocks), 4, "area", window=(0, 327 * 5000, 0, 122 * 5000)),
                 "block", (2, 2)))):
-        trained = settings_of(patches, "data/patches_x4.nc")
-        with pytest.raises(InputError, match=f"no patches of {path.name} there"):
-            prepare_data.load_or_make_patches("tiny", 4, trained=trained)
-        again = prepare_data.load_or_make_patches("tiny", 4, path, trained=trained)[1]
+        settings = settings_of(patches, "data/patches_x4.nc")
+        with pytest.raises(InputError, match=f"no such file. Run tiny was trained on {path.name}: "
+                                             "give that map with --input"):
+            load_or_make_patches("tiny", 4, run_settings=settings)
+        again = load_or_make_patches("tiny", 4, path, run_settings=settings)[1]
         assert again["data"] == patches["data"]
         for name in ("thk", "topg", "split"):
             np.testing.assert_array_equal(again[name], patches[name])
-        # Beside patches of others it gets a file of its own.
-        prepare_data.prepare(4, map_files.read_map(small_map), window=SMALL_WINDOW)
-        own, again = prepare_data.load_or_make_patches("tiny", 4, path, trained=trained)
-        assert own.name == "patches_tiny.nc"
-        assert again["data"] == patches["data"]
-        for each in (folder / "data").iterdir():
-            each.unlink()
+        # Beside patches of others it gets a file of its own, also beside others of its map.
+        for ice_map in (map_files.read_map(small_map), map_files.read_map(path)):
+            (folder / "data" / "patches_x4.nc").unlink()
+            first = prepare_data.prepare(
+                4, ice_map, seed=9, window=SMALL_WINDOW if ice_map["name"] != "blocks.nc" else (
+                    0, 327 * 5000, 0, 122 * 5000)).read_bytes()
+            own, again = load_or_make_patches("tiny", 4, path, run_settings=settings)
+            assert own.name != "patches_x4.nc"
+            assert again["data"] == patches["data"]
+            assert (folder / "data" / "patches_x4.nc").read_bytes() == first
+        for made in (folder / "data").iterdir():
+            made.unlink()
 
 
 def test_a_trained_run_knows_its_map_by_the_checksum(small_patches, small_map, wide_map, folder):
-    trained = settings_of(small_patches, "data/patches_x4.nc")
-    with pytest.raises(InputError, match="tiny was trained on small.nc, not on .*wide.nc"):
-        prepare_data.load_or_make_patches("tiny", 4, wide_map, trained=trained)
+    settings = settings_of(small_patches, "data/patches_x4.nc")
+    with pytest.raises(InputError, match="tiny was trained on small.nc, not on wide.nc"):
+        load_or_make_patches("tiny", 4, wide_map, run_settings=settings)
+    with pytest.raises(InputError, match="trained on small.nc, not on the synthetic ice sheet"):
+        load_or_make_patches("tiny", 4, source="synthetic", run_settings=settings)
     (folder / "data" / "patches_x4.nc").unlink()
     (folder / "renamed.nc").write_bytes(small_map.read_bytes())
-    path, patches = prepare_data.load_or_make_patches("tiny", 4, "renamed.nc", trained=trained)
+    path, patches = load_or_make_patches("tiny", 4, "renamed.nc", run_settings=settings)
     assert patches["data"] == small_patches["data"]
     np.testing.assert_array_equal(patches["thk"], small_patches["thk"])
     assert path.name == "patches_x4.nc"
+
+
+def test_variables_that_were_asked_for_are_what_patches_are_made_of(small_map, folder):
+    """Two thicknesses in one file: what was made of the one is nothing for the other."""
+    path = folder / "two.nc"
+    path.write_bytes(small_map.read_bytes())
+    with netCDF4.Dataset(path, "a") as ds:
+        half = ds.createVariable("half", "f4", ("y", "x"))
+        half.units, half[...] = "m", ds["thk"][...] / 2
+    argv = ["--scale", 4, "--input", path, *WINDOW_ARGUMENTS]
+    prepare_data.main(list(map(str, argv)))
+    options = {"names": {"thk": "half"}, "units": None, "densities": None}
+    prepare_data.main([*map(str, argv), "--variables", "thk=half", "--output", "data/patches_h.nc"])
+    made, patches = load_or_make_patches("new", 4, path, options=options)
+    assert made.name == "patches_h.nc"
+    (folder / "data" / "patches_h.nc").unlink()
+    settings = settings_of(patches, made)
+    again, patches = load_or_make_patches("new", 4, path, run_settings=settings, options=options)
+    assert patches["data"] == settings["data"]
+    again.unlink()
+    with pytest.raises(InputError, match="two.nc: patches made from it do not fit: settings "
+                                         "differ.* variables_read thk = half"):
+        load_or_make_patches("new", 4, path, run_settings=settings)
+    assert not again.exists()
 
 
 # ---------------------------------------------------------------- real grids
@@ -543,7 +444,7 @@ def test_synthetic_sheet_is_reproducible(synthetic):
     (["--input", "map.nc", "--synthetic"], "not allowed with"),
     (["--test-size", "1.5"], "--test-size 1.5: expected a share between 0 and 1"),
     (["--seed", "-1"], "--seed -1: expected 0 or more"),
-    (["--time", "1"], "--time: goes with --input"),
+    (["--time", "1"], "--time selects a time in the input map; add --input"),
     (["--input", "map.nc"], "lies outside the map: map.nc reaches from x -1741591"),
     (["--input", "map.nc", "--output", "/proc/nowhere/patches.nc", *WINDOW_ARGUMENTS],
      "/proc/nowhere"),

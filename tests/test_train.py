@@ -379,7 +379,7 @@ def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
 def test_training_beats_bicubic(small_patches, small_settings):
     train.train(small_patches, small_settings | {
         "epochs": 60, "first_guess": "bicubic", "consistency": False, "output_scale_m": None})
-    assert evaluate.evaluate("tiny", draw=False)["test"]["mse_ratio"]["bicubic"] < 0.6
+    assert evaluate.evaluate("tiny", make_figures=False)["test"]["mse_ratio"]["bicubic"] < 0.6
 
 
 def test_seconds_of_training_pass_the_published_ratio_on_the_real_grid(real_grid, folder):
@@ -583,21 +583,21 @@ def test_table_of_folds_and_seeds_by_hand(folder, capsys):
         first, second, mean, pooled = list(csv.DictReader(file))
     assert [row["part"] for row in (first, second, mean, pooled)] == [
         "fold 1", "fold 2", "mean of folds", "all patches"]
-    # Medians over two seeds are means; spreads are highest less lowest.
+    # Medians over two seeds are means; ranges are highest less lowest.
     assert float(first["model_rmse_m"]) == pytest.approx(np.sqrt((100 + 400) / 2))
-    assert float(first["ratio_bicubic"]) == pytest.approx(0.025)
-    assert float(first["ratio_bicubic_spread"]) == pytest.approx(0.03)
-    assert float(second["ratio_bicubic"]) == pytest.approx(0.17)
-    assert float(mean["ratio_bicubic"]) == pytest.approx((0.025 + 0.17) / 2)
-    assert float(mean["ratio_bicubic_spread"]) == pytest.approx(0.145 / np.sqrt(2))  # ddof 1
-    assert float(mean["ratio_surface_minus_bed"]) == pytest.approx(4 * (0.025 + 0.17) / 2)
+    assert float(first["mse_ratio_bicubic"]) == pytest.approx(0.025)
+    assert float(first["mse_ratio_bicubic_range"]) == pytest.approx(0.03)
+    assert float(second["mse_ratio_bicubic"]) == pytest.approx(0.17)
+    assert float(mean["mse_ratio_bicubic"]) == pytest.approx((0.025 + 0.17) / 2)
+    assert float(mean["mse_ratio_bicubic_std"]) == pytest.approx(0.145 / np.sqrt(2))  # ddof 1
+    assert float(mean["mse_ratio_surface_minus_bed"]) == pytest.approx(4 * (0.025 + 0.17) / 2)
     seeds = [(10 * 10**2 + 30 * 30**2) / 40, (10 * 20**2 + 30 * 50**2) / 40]
-    assert float(pooled["ratio_bicubic"]) == pytest.approx(np.mean(seeds) / 100**2)
-    assert float(pooled["ratio_bicubic_spread"]) == pytest.approx(np.ptp(seeds) / 100**2)
+    assert float(pooled["mse_ratio_bicubic"]) == pytest.approx(np.mean(seeds) / 100**2)
+    assert float(pooled["mse_ratio_bicubic_range"]) == pytest.approx(np.ptp(seeds) / 100**2)
     assert (pooled["n_test"], pooled["seeds"]) == ("40", "2")
     said = capsys.readouterr().out
     assert "0.025 ± 0.030" in said
-    assert f"± {float(mean['ratio_bicubic_spread']):.3f}" in said
+    assert f"± {float(mean['mse_ratio_bicubic_std']):.3f}" in said
 
     write_metrics("c", 10, bicubic=0, model=1)  # nothing to compare with, and no bed
     evaluate.write_summary_table("alone", {"test": ["c"]})
