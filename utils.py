@@ -1,113 +1,141 @@
-"""What all scripts share and that needs no TensorFlow: files, operators, scores.
+"""Ice geometry and interpolation on NumPy arrays; no TensorFlow, no files.
 
-Sections: errors, files, command lines | ice geometry | interpolation operators |
-cells of whole maps | scores.
+Thickness `thk`, bed elevation `topg` and upper surface `usrf` are in metres, fields are
+(..., y, x) with y upwards, `densities` those of ice and sea water [kg m-3].
+An interpolation along an axis is a matrix W: a field is regridded by W_y @ field @ W_x.T.
 """
 
 import math
 
 import numpy as np
-import scipy
 import scipy.interpolate
 import scipy.ndimage
 import scipy.sparse
 
-RHO_ICE = 917.0  # density of ice [kg m-3]
-RHO_SEA = 1027.5  # density of sea water [kg m-3]
+RHO_ICE = 917.0             # [kg m-3]
+RHO_SEA = 1027.5            # sea water [kg m-3]
 DENSITIES = (RHO_ICE, RHO_SEA)
-MIN_ICE_THICKNESS_M = 1.0  # thinner ice is no ice: see is_ice
-CELL_TYPES = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")  # see classify_cells
+MIN_ICE_THICKNESS_M = 1.0   # a cell with less has no ice
+# Values 0, 1, 2, 3 of classify_cells, and of the variable mask in every finer map.
+CELL_TYPES = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")
 
+
+# ---- Ice geometry --------------------------------------------------------------------------------
 
 def is_ice(thk):
-    """Where there is ice: thickness `thk` [m] above MIN_ICE_THICKNESS_M."""
+    """Return where there is ice: thickness `thk` [m] above MIN_ICE_THICKNESS_M."""
     return thk > MIN_ICE_THICKNESS_M
 
 
 def is_floating(thk, topg, densities=DENSITIES):
-    """Where ice `thk` [m] is too light to lie on the bed `topg` [m]; arrays or tensors.
+    """Return where ice `thk` [m] is too light to rest on the bed `topg` [m]; arrays or tensors.
 
-    densities: of ice and sea water [kg m-3], here and below.
+    It floats where (rho_ice / rho_sea) thk < -topg (Archimedes; sea level is 0 m).
     """
     return densities[0] / densities[1] * thk < -topg
 
 
 def surface_from_thickness(thk, topg, densities=DENSITIES):
-    """Upper surface elevation [m] of ice `thk` [m] on bed `topg` [m], grounded or floating.
+    """Return the upper surface elevation [m] of ice `thk` [m] on the bed `topg` [m].
 
-    max(thk + topg, (1 - rho_ice / rho_sea) thk): flotation decides by itself which is higher.
-    Without ice: that of the land or, at 0, of the sea.
+        usrf = max(thk + topg, (1 - rho_ice / rho_sea) thk)
+
+    The first is grounded, the second floating ice; the higher one is right. Without ice: the
+    elevation of the land, or 0 m at sea.
     """
     return np.maximum(thk + topg, (1 - densities[0] / densities[1]) * thk)
 
 
 def thickness_from_surface(usrf, topg, densities=DENSITIES):
-    """Ice thickness [m] below the surface `usrf` [m] over the bed `topg` [m]: the inverse.
+    """Return the ice thickness [m] between a surface `usrf` [m] and the bed `topg` [m].
 
-    usrf - topg where that is heavy enough to ground; else floating ice in hydrostatic equilibrium,
-    which at the grounding line is the same. Never below 0.
+        thk = usrf - topg                                    where that is heavy enough to ground
+            = min(usrf / (1 - r), -topg / r)                 else: hydrostatic equilibrium
+        r   = rho_ice / rho_sea;  never below 0
+
+    The inverse of surface_from_thickness; -topg / r is the thickness at which ice begins to float.
     """
     ratio = densities[0] / densities[1]
+    # Both branches everywhere, then a choice: the same operations as in TensorFlow (model.py).
     grounded = usrf - topg
     floating = np.minimum(usrf / (1 - ratio), -topg / ratio)
     return np.maximum(np.where(is_floating(grounded, topg, densities), floating, grounded), 0)
 
 
-def surface_minus_bed(thk, topg_before, topg, densities=DENSITIES):
-    """Thickness [m] of the ice that a finer bed leaves under the surface of ice `thk` [m].
+def surface_minus_bed(thk, topg_prev, topg, densities=DENSITIES):
+    """Estimate thickness [m] as surface minus bed: the surface of `thk`, minus a finer bed.
 
-    topg_before: bed under thk, at its resolution [m]; topg: the finer bed [m]. Where thk is 0 the
-    surface is taken to be at 0 m.
+    topg_prev: bed under thk, at its resolution [m]
+    topg: finer bed [m]; flotation on it is included
+    Where thk is 0 the surface is taken to be at 0 m, so no ice appears over a deeper bed.
     """
-    usrf = np.where(thk > 0, surface_from_thickness(thk, topg_before, densities), 0)
+    usrf = np.where(thk > 0, surface_from_thickness(thk, topg_prev, densities), 0)
     return thickness_from_surface(usrf, topg, densities)
 
 
 def classify_cells(thk, topg, densities=DENSITIES):
-    """Type of each cell: int8, place in CELL_TYPES, -1 where thk or topg [m] is NaN."""
-    with_ice = np.where(is_floating(thk, topg, densities), 3, 2)
-    kind = np.where(is_ice(thk), with_ice, np.where(topg >= 0, 1, 0))
-    return np.where(np.isnan(thk) | np.isnan(topg), -1, kind).astype(np.int8)
+    """Return each cell's index in CELL_TYPES, int8; -1 where thk or topg [m] is NaN."""
+    # NaN compares as False, so such cells get some type here and -1 at the end.
+    ice_type = np.where(is_floating(thk, topg, densities), 3, 2)
+    cell_type = np.where(is_ice(thk), ice_type, np.where(topg >= 0, 1, 0))
+    return np.where(np.isnan(thk) | np.isnan(topg), -1, cell_type).astype(np.int8)
 
 
-def surface_type_masks(thk, topg, near_cells, densities=DENSITIES):
-    """Cells (y, x) that are scored by themselves, from thk and topg [m], (y, x): {name: bool}.
+def surface_type_masks(thk, topg, boundary_cells, densities=DENSITIES):
+    """Return the cells of each surface type that is scored by itself: {name: bool (y, x)}.
 
-    grounded, floating: ice; ice_free: land or open ocean; margin: cells of any of these within
-    near_cells (from centre to centre) of a cell of another one, that is of an ice edge or a
-    grounding line. Where topg is None: ice and margin (the ice edge).
+    thk, topg: (y, x) [m]; topg may be None
+    boundary_cells: half-width of the boundary zone [cells], from centre to centre
+    Types: grounded, floating (ice), ice_free (land or open ocean), and boundary_zone: cells of any
+    of these near a cell of another one, that is near an ice margin or a grounding line.
+    Without a bed: ice, and boundary_zone along the ice margin.
     """
     if topg is None:
-        types = {"ice": is_ice(thk)}
+        masks = {"ice": is_ice(thk)}
     else:
-        kind = classify_cells(thk, topg, densities)
-        types = {"grounded": kind == 2, "floating": kind == 3,
-                 "ice_free": (kind == 0) | (kind == 1)}
-    margin = np.zeros(thk.shape, bool)
-    for cells in [*types.values(), ~is_ice(thk)]:
-        if cells.any() and not cells.all():  # else there is no other cell to be near to
-            margin |= cells & (scipy.ndimage.distance_transform_edt(cells) <= near_cells)
-    return types | {"boundary_zone": margin}
+        cell_type = classify_cells(thk, topg, densities)
+        masks = {"grounded": cell_type == 2, "floating": cell_type == 3,
+                 "ice_free": (cell_type == 0) | (cell_type == 1)}
+    # The distance of a cell to the nearest one of another type is that to the edge of its own.
+    boundary_zone = np.zeros(thk.shape, bool)
+    for cells in [*masks.values(), ~is_ice(thk)]:
+        if cells.any() and not cells.all():  # else there is no other cell to be near
+            distance = scipy.ndimage.distance_transform_edt(cells)
+            boundary_zone |= cells & (distance <= boundary_cells)
+    return masks | {"boundary_zone": boundary_zone}
+
+
+# ---- Interpolation along an axis -----------------------------------------------------------------
+# degrade says what coarse values are: "bicubic" point samples, the first and last of them on the
+# centres of the corner cells; "area" means over coarse cells, which the fine cells divide.
 
 
 def coarse_size(size, factor):
-    """Cells or samples along an axis of `size` cells reduced by `factor`: 20, 10, 5, 3 for 41."""
+    """Return the number of coarse cells along `size` cells: 20, 10, 5, 3 of 41 for 2x ... 16x."""
     return max(round(size / factor), 1)
 
 
-def overlap_matrix(source, target):
-    """Sparse matrix (target, source): share of each target cell that each source cell covers.
+def cell_centres(size, n_cells):
+    """Return the centres of `n_cells` equal cells on an axis `size` long, from its first edge."""
+    return (np.arange(n_cells) + 0.5) * size / n_cells
 
-    source, target: centres of evenly spaced cells [m], ascending, in any position to each other.
+
+def overlap_matrix(source, target):
+    """Return the share of each target cell that each source cell covers, sparse (target, source).
+
+    source, target: centres of evenly spaced cells [m], ascending, in any position to each other
     Rows sum to 1 where the source covers the whole target cell.
     """
-    spacing, wide = source[1] - source[0], target[1] - target[0]
-    low = (target - wide / 2 - source[0]) / spacing + 0.5  # edges in source cells
-    high = low + wide / spacing
+    spacing, target_spacing = source[1] - source[0], target[1] - target[0]
+    # Edges of the target cells, counted in source cells from the first source cell's low edge.
+    low = (target - target_spacing / 2 - source[0]) / spacing + 0.5
+    high = low + target_spacing / spacing
     rows, columns, shares = [], [], []
-    for i in range(int(np.ceil(wide / spacing)) + 1):
+    # A target cell touches at most so many source cells; for all rows at once, the i-th of them.
+    for i in range(int(np.ceil(target_spacing / spacing)) + 1):
         column = np.floor(low + 1e-6).astype(int) + i
-        share = (np.minimum(high, column + 1) - np.maximum(low, column)) * spacing / wide
+        share = np.minimum(high, column + 1) - np.maximum(low, column)
+        share = share * spacing / target_spacing
         inside = (share > 1e-9) & (column >= 0) & (column < len(source))
         rows.append(np.flatnonzero(inside))
         columns.append(column[inside])
@@ -118,9 +146,9 @@ def overlap_matrix(source, target):
 
 
 def spline_matrix(source, target):
-    """Matrix (target, source): natural cubic spline through values at `source`, at `target` [m].
+    """Return the natural cubic spline from values at `source` to `target` [m], (target, source).
 
-    Constants and ramps come back exactly; beyond the outermost centres it goes on.
+    Constants and ramps come back exactly; beyond the outermost centres the spline is extrapolated.
     """
     if len(source) == 1:
         return np.ones((len(target), 1))
@@ -128,44 +156,43 @@ def spline_matrix(source, target):
 
 
 def linear_matrix(coarse, size, degrade):
-    """Matrix (size, coarse): linear interpolation from samples or means of an axis to its cells.
+    """Return linear interpolation from coarse values to cells, (size, coarse).
 
-    Between the places of utils.upsampling_matrix; beyond the outermost one its value is kept.
+    Beyond the outermost coarse value that value is kept.
     """
     if degrade == "area":
-        places = cell_centres(size, coarse) - 0.5
+        positions = cell_centres(size, coarse) - 0.5
     else:
-        places = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
-    return np.stack([np.interp(np.arange(size), places, unit) for unit in np.eye(coarse)], axis=1)
+        positions = np.linspace(0, size - 1, coarse) if coarse > 1 else np.zeros(1)
+    return np.stack([np.interp(np.arange(size), positions, basis) for basis in np.eye(coarse)],
+                    axis=1)
 
 
 def catmull_rom_matrix(coarse, size, degrade):
-    """Matrix (size, coarse): utils.upsampling_matrix that look near only, for tiles of a map.
+    """Return local cubic interpolation from coarse values to cells, (size, coarse).
 
-    area: cubic Hermite with central differences (Catmull-Rom), which reaches two coarse cells;
-    constants and ramps come back exactly. bicubic, in patches only: as upsampling_matrix.
+    area: cubic Hermite with central differences (Catmull-Rom); it reaches two coarse cells and no
+    farther, so tiles of a map need a small halo. Constants and ramps come back exactly.
+    bicubic, which occurs in patches only: upsampling_matrix.
     """
     if degrade != "area" or coarse == 1:
         return upsampling_matrix(coarse, size, degrade)
     centres = cell_centres(size, coarse)
+    # The spline is linear in its values, so its matrix is the spline through each unit vector.
     slopes = np.gradient(np.eye(coarse), centres, axis=0)
     return scipy.interpolate.CubicHermiteSpline(centres, np.eye(coarse), slopes)(
         cell_centres(size, size))
 
 
-def cell_centres(size, cells):
-    """Centres of `cells` equal cells on an axis of `size` cells, in those from the first's edge."""
-    return (np.arange(cells) + 0.5) * size / cells
-
-
 def coarsening_matrix(size, coarse, degrade):
-    """Matrix (coarse, size) that reduces an axis of `size` cells: W_y @ field @ W_x.T.
+    """Return the coarsening of an axis of `size` cells, (coarse, size).
 
-    degrade `bicubic`: point samples on a cubic spline, that of scipy.ndimage.zoom as in the
-    original (the corner samples are the corner cells' values); `area`: means over coarse cells.
+    bicubic: point samples on a cubic spline, that of scipy.ndimage.zoom as in the original
+    area: means over coarse cells
     """
     if degrade == "bicubic":
         return scipy.ndimage.zoom(np.eye(size), (coarse / size, 1))
+    # One cell has no spacing, which overlap_matrix needs.
     if size == 1:
         return np.ones((coarse, 1))
     if coarse == 1:
@@ -174,40 +201,41 @@ def coarsening_matrix(size, coarse, degrade):
 
 
 def upsampling_matrix(coarse, size, degrade):
-    """Matrix (size, coarse) that brings samples or means of an axis back to `size` cells.
+    """Return the cubic spline that brings coarse values back to `size` cells, (size, coarse).
 
-    A cubic spline through the samples, on the corner cells' centres (`bicubic`, that of
-    scipy.ndimage.zoom), or on the centres of the coarse cells, which the fine ones divide (`area`):
-    nothing shifts by half a cell.
+    It goes through the samples (bicubic: scipy.ndimage.zoom) or through the means (area).
     """
     if degrade == "bicubic":
         return scipy.ndimage.zoom(np.eye(coarse), (size / coarse, 1))
+    # Means count at the centres of the coarse cells: nothing shifts by half a cell.
     return spline_matrix(cell_centres(size, coarse), cell_centres(size, size))
 
 
+# ---- Fields --------------------------------------------------------------------------------------
+
 def coarsen_fields(fields, factor, degrade):
-    """Reduce fields (n, y, x) by `factor` to (n, coarse y, coarse x): see coarsening_matrix."""
+    """Coarsen fields (n, y, x) by `factor` to (n, coarse y, coarse x) with coarsening_matrix."""
     down_y, down_x = (coarsening_matrix(n, coarse_size(n, factor), degrade)
                       for n in fields.shape[1:])
     return down_y @ np.asarray(fields, np.float64) @ down_x.T
 
 
 def upsample_fields(fields, shape, degrade):
-    """Bring reduced fields (n, coarse y, coarse x) back to `shape`: see upsampling_matrix."""
+    """Upsample fields (n, coarse y, coarse x) to `shape` (y, x) with upsampling_matrix."""
     up_y, up_x = (upsampling_matrix(*sizes, degrade)
                   for sizes in zip(fields.shape[1:], shape, strict=True))
     return up_y @ fields @ up_x.T
 
 
 def build_levels(fields, scale, degrade, grid):
-    """Fields (n, y, x) at every level of the chain: a list of (n, y, x) float32, level 0 first.
+    """Return fields (n, y, x) at every level of the chain: a list of float32, level 0 first.
 
-    Level 0 is reduced by `scale`, each next level by half of that; the last level is the field
-    itself. grid "level" leaves each on its own cells, "fine" brings it back to the fine ones. Units
-    as they come in.
+    Level 0 is coarsened by `scale`, each next level by half of that; the last is the field itself.
+    grid "level" leaves every level on its own cells, "fine" upsamples it to those of the field.
     """
     fields = np.asarray(fields)
     levels = []
+    # Every level from the field itself: a spline through samples of samples would be another one.
     while scale > 1:
         level = coarsen_fields(fields, scale, degrade)
         if grid == "fine":
@@ -218,44 +246,47 @@ def build_levels(fields, scale, degrade, grid):
 
 
 def refine_axis(axis, factor):
-    """Centres [m] of the cells that divide each cell of an evenly spaced axis by `factor`."""
+    """Return the centres [m] of cells that divide each cell of an even axis into `factor`."""
     spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
     return axis[0] + spacing * ((np.arange(len(axis) * factor) + 0.5) / factor - 0.5)
 
 
-def fill_nearest(field, unknown):
-    """A field (y, x) with its unknown cells given the value of the nearest known one, else 0."""
-    if unknown.all():
+def fill_nearest(field, no_data):
+    """Give the cells `no_data` (bool) of a field (y, x) the nearest known value; 0 if none is."""
+    if no_data.all():
         return np.zeros_like(field)
-    if not unknown.any():
+    if not no_data.any():
         return field
-    nearest = scipy.ndimage.distance_transform_edt(unknown, return_distances=False,
+    # For every cell the (y, x) of the nearest known one; known cells are their own.
+    nearest = scipy.ndimage.distance_transform_edt(no_data, return_distances=False,
                                                    return_indices=True)
     return field[tuple(nearest)]
 
 
 def split_axis_into_tiles(size, halo, side):
-    """Tiles along an axis of `size` cells: [(slice of its own cells, slice with the halo), ...].
+    """Return the tiles along an axis of `size` cells: [(slice of core, slice with halo), ...].
 
-    Tiles are equally wide with their halos (or the whole axis), so one graph does them all, and at
-    most `side` cells; their own cells are `halo` or more away from their edges, but for the edges
-    of the map.
+    halo: cells between the core and the tile's edge, except at the edges of the map
+    side: largest width of a tile with its halo
     """
+    # One tile without any halo: the map ends where the tile does.
     if size <= side:
         return [(slice(0, size), slice(0, size))]
-    own = math.ceil(size / math.ceil(size / (side - 2 * halo)))
-    side = min(own + 2 * halo, size)
-    firsts = [min(max(start - halo, 0), size - side) for start in range(0, size, own)]
-    return [(slice(start, min(start + own, size)), slice(first, first + side))
-            for start, first in zip(range(0, size, own), firsts, strict=True)]
+    # All tiles are of one width, so that one compiled graph serves them all: the last ones move in.
+    core = math.ceil(size / math.ceil(size / (side - 2 * halo)))
+    side = min(core + 2 * halo, size)
+    starts = [min(max(start - halo, 0), size - side) for start in range(0, size, core)]
+    return [(slice(start, min(start + core, size)), slice(tile_start, tile_start + side))
+            for start, tile_start in zip(range(0, size, core), starts, strict=True)]
 
 
 def apply_symmetry(fields, index, inverse=False, transpose=lambda fields: fields.swapaxes(-1, -2)):
     """Flip and rotate fields (..., y, x) by symmetry `index` of the square; inverse: undo it.
 
     Bit 1 of the index flips y, bit 2 flips x, bit 4 transposes: 0 to 7 are all flips and rotations.
-    transpose: swaps the last two axes, of arrays or of tensors.
+    transpose: function that swaps the last two axes, of arrays or of tensors
     """
+    # The inverse does the same in the opposite order: a flip undoes itself.
     if inverse and index & 4:
         fields = transpose(fields)
     fields = fields[..., ::-1 if index & 1 else 1, ::-1 if index & 2 else 1]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ def test_layers_are_the_same_whatever_keras_is_told_elsewhere(environment, tmp_p
 @pytest.mark.parametrize("arguments, status", [(False, 0), (True, 2)], ids=["files", "--show"])
 def test_a_backend_that_cannot_be_had_is_an_error_for_show_alone(arguments, status, tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 10\n")
-    code = ("from icesheet import command_line, figures; command_line.run_script(lambda: (figures.select_backend("
-            f"{arguments}), figures.save_figure(figures.plt.figure(), 'a.png', {{}}))[:0] or 0)")
+    code = ("from icesheet import command_line, figures; command_line.run_script(lambda: ("
+            f"figures.select_backend({arguments}), "
+            "figures.save_figure(figures.plt.figure(), 'a.png', {}))[:0] or 0)")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"MPLBACKEND": "module://no_such_backend", "PYTHONPATH": str(REPOSITORY)})
@@ -71,17 +73,33 @@ def test_tf32_is_off_and_kernels_are_deterministic():
                       "n_threads": device.count_threads()}
 
 
-def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(monkeypatch, capsys):
-    monkeypatch.setattr(device, "has_nvidia_device", lambda: True)
-    monkeypatch.setattr(device, "captured_stderr", ["no libcuda"])
+def test_tensorflow_messages_are_hidden_but_where_a_gpu_cannot_be_used(monkeypatch, capfd):
+    monkeypatch.setattr(device, "captured_stderr", [])
+    with pytest.raises(ZeroDivisionError), device.capture_stderr():
+        os.write(2, b"no libcuda\n")  # as the C++ part does
+        raise ZeroDivisionError
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    device.set_up_device()
-    assert capsys.readouterr().out.splitlines() == [
-        "note: TensorFlow cannot use the GPU of this machine:", "  no libcuda",
-        "  pip install 'tensorflow[and-cuda]' brings the CUDA libraries that it needs"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the user hid it
-    device.set_up_device()
-    assert capsys.readouterr().out == ""
+    for hidden, device_files, printed in (
+            (None, [], []), (None, [Path("/dev/nvidia0")], [
+                "note: TensorFlow cannot use the GPU of this machine:", "  no libcuda",
+                "  pip install 'tensorflow[and-cuda]' brings the CUDA libraries that it needs"]),
+            ("-1", [Path("/dev/nvidia0")], [])):  # the user hid it
+        monkeypatch.setattr(Path, "glob", lambda self, pattern, there=device_files: iter(there))
+        if hidden:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        device.set_up_device()
+        assert capfd.readouterr().out.splitlines() == printed
+
+
+@pytest.mark.parametrize("chosen, expected", [(None, "1"), ("0", "0")])
+def test_fast_kernels_are_on_unless_the_user_says_otherwise(chosen, expected, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", chosen)
+    device.prepare_environment()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
 
 
 # ---------------------------------------------------------------- XLA

@@ -174,7 +174,7 @@ def test_turns_are_averaged_as_asked_and_make_a_group(turns):
 
     numbers = SELF_ENSEMBLE_MEMBERS[turns]
     (found,), spread = model.predict_ensemble(chain, thk, [], turns)
-    each = [model.apply_symmetry(model.apply_symmetry(thk, number) + shift, number, back=True) for number in numbers]
+    each = [model.apply_symmetry(model.apply_symmetry(thk, number) + shift, number, inverse=True) for number in numbers]
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-6)
     np.testing.assert_allclose(spread, np.std(each, axis=0), atol=1e-3)
     for number in numbers:

@@ -157,26 +157,26 @@ def test_cells_by_type_by_hand():
     # ocean, ice shelf, grounded below sea level, grounded on land, land without ice; 2 rows
     thk = np.array([[0, 0, 300, 300, 1000, 1000, 1000, 1000, 500, 0.0]] * 2)
     topg = np.array([[-900, -900, -900, -900, -800, -800, 50, 50, 50, 50.0]] * 2)
-    cells = utils.surface_type_masks(thk, topg, near_cells=1)
+    cells = utils.surface_type_masks(thk, topg, boundary_cells=1)
     for name, row in (("grounded", [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]),
                       ("floating", [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]),
                       ("ice_free", [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
                       ("boundary_zone", [0, 1, 1, 1, 1, 0, 0, 0, 1, 1])):
         np.testing.assert_array_equal(cells.pop(name), [row, row])
     assert not cells
-    wide = utils.surface_type_masks(thk, topg, near_cells=2)["boundary_zone"]
+    wide = utils.surface_type_masks(thk, topg, boundary_cells=2)["boundary_zone"]
     np.testing.assert_array_equal(wide[0], [1, 1, 1, 1, 1, 1, 0, 1, 1, 1])
 
-    bare = utils.surface_type_masks(thk, None, near_cells=1)
+    bare = utils.surface_type_masks(thk, None, boundary_cells=1)
     assert set(bare) == {"ice", "boundary_zone"}
     np.testing.assert_array_equal(bare["ice"][0], [0, 0, 1, 1, 1, 1, 1, 1, 1, 0])
     np.testing.assert_array_equal(bare["boundary_zone"][0], [0, 1, 1, 0, 0, 0, 0, 0, 1, 1])
     for same in (np.zeros((3, 3)), np.full((3, 3), 500.0)):  # one type: nothing to be near to
-        assert not utils.surface_type_masks(same, 0 * same, near_cells=9)["boundary_zone"].any()
+        assert not utils.surface_type_masks(same, 0 * same, boundary_cells=9)["boundary_zone"].any()
     # At the thickness that just floats, ice counts as grounded; distance is that of the centres.
     thk, topg = np.full((5, 5), utils.RHO_SEA), np.full((5, 5), -utils.RHO_ICE)
     thk[2, 2] = 0
-    cells = utils.surface_type_masks(thk, topg, near_cells=1.5)
+    cells = utils.surface_type_masks(thk, topg, boundary_cells=1.5)
     assert cells["grounded"].sum() == 24
     np.testing.assert_array_equal(cells["boundary_zone"], np.pad(np.ones((3, 3), bool), 1))
 
