@@ -38,9 +38,9 @@ def read_metrics(run):
 def load_layers(settings):
     """Return the trained layers of a run, of its best epoch; InputError if they do not fit."""
     # Find the checkpoint first: without one the settings may not even build layers.
-    path = checkpoints.best_checkpoint(settings)[0]
+    checkpoints.restore_best({}, settings)
     layers = model.build_layers(settings)
-    checkpoints.restore_checkpoint({"layers": layers}, path)
+    checkpoints.restore_best({"layers": layers}, settings)
     return layers
 
 
@@ -148,8 +148,7 @@ def evaluate(run, input_file=None, n_rows=figures.COMPARISON_ROWS, all_patches=F
     patches = prepare_data.load_or_make_patches(
         run, settings["scale"], input_file, run_settings=settings, options=options)[1]
     layers = load_layers(settings)
-    checkpoint_info = {"epoch": checkpoints.best_checkpoint(settings)[1],
-                       "weights_sha256": checkpoints.hash_weights(run)}
+    checkpoint_info = checkpoints.restore_best({}, settings)
     folder, own_densities = files.RESULTS / run, get_densities(settings["data"])
     settings = with_densities(settings, (options or {}).get("densities"))
     densities = get_densities(settings["data"])

@@ -1,28 +1,77 @@
-"""icesheet.command_line."""
+"""Command lines: arguments, errors for people, progress and tables on screen."""
 
 import argparse
+import contextlib
+import os
 import re
 import shlex
 import signal
 import sys
 from pathlib import Path
 
+RENAMED_OPTIONS = {  # name in earlier versions: name today
+    "--hindcast": "--reconstruct", "--base": "--first-guess", "--turns": "--self-ensemble",
+    "--units": "--xy-units", "--names": "--variables", "--part": "--strip", "--fold": "--job",
+    "--table": "--summary-only", "--patches": "--rows"}
+printed_lines = set()  # of print_once
+
 
 class InputError(Exception):
     """Bad usage or bad input: one line for the user, exit status 2, no traceback."""
 
 
+def open_standard_streams():
+    """Open /dev/null in place of standard streams that are closed, as a daemon's or after `>&-`.
+
+    A file that is opened later would get their number, and what is printed would go into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
+
+
+open_standard_streams()
+
+
+def drop_unprintable(stream):
+    """Let a stream replace letters that it has not, and drop what nobody can read any more.
+
+    What is printed must not end a job: neither "±" on a screen of ASCII, nor `| head -1`, nor a
+    full disk below a log.
+    """
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+
+    def without_error(method):
+        def call(*args):
+            try:
+                return method(*args)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                return None
+        return call
+
+    stream.write, stream.flush = without_error(stream.write), without_error(stream.flush)
+
+
 def one_line(error):
-    """The text of an exception on one line, for a person to read."""
+    """Return the text of an exception on one line, for a person to read."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def run_script(main):
-    """Run `main()` as a script: a user's or the disk's errors end in one line and status 2.
+    """Run main() as a script and exit with its status.
 
-    A kill (SIGTERM) ends it as Ctrl-C does, so that nothing half-written is left behind.
+    Input and disk errors print one line on stderr and exit with status 2. A kill (SIGTERM) ends the
+    script as Ctrl-C does, so that nothing half-written is left behind.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        drop_unprintable(stream)
     try:
         sys.exit(main())
     except (InputError, OSError) as error:  # OSError: unwritable folder, full disk
@@ -37,12 +86,15 @@ def run_script(main):
 
 
 def make_argument_parser(doc):
-    """An argparse parser with the script's docstring as help, whose errors are one line.
+    """Return an argparse parser whose help is the script's docstring and whose errors are one line.
 
-    It takes -5e5 as a number, and refuses what no option can mean: see check_arguments, check_number_ranges.
+    It accepts -5e5 and -3: as values, and rejects what no option can mean (check_arguments,
+    check_number_ranges).
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    # argparse itself takes -500000.0 for a number, but -5e5 and the range -3: for options.
+    parser._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+|:-?\d*)?$")
 
     def error(message):
         raise InputError(f"{message} (see python {parser.prog} --help)")
@@ -50,10 +102,8 @@ def make_argument_parser(doc):
     def parse_args(argv=None):
         words = list(sys.argv[1:] if argv is None else argv)
         check_arguments(words)
-        args = argparse.ArgumentParser.parse_args(parser, [
-            # argparse itself takes -500000.0 for a number, -5e5 for an option
-            f"{float(word):f}" if re.fullmatch(r"-[\d.]+[eE][-+]?\d{1,2}", word) else word
-            for word in words])
+        check_renamed_options(words, parser._option_string_actions)
+        args = argparse.ArgumentParser.parse_args(parser, words)
         check_number_ranges(vars(args))
         return args
 
@@ -65,13 +115,24 @@ def check_arguments(words):
     """Raise InputError for a word of a command line that is empty or not UTF-8."""
     for before, word in zip(["", *words], words, strict=False):
         if not word.strip() or word.startswith("--") and word.endswith("="):
-            raise InputError(f'{before or "command line"}: "{word}" is empty; is a variable of the '
-                             "shell not set?")
+            option = word.removesuffix("=").strip() or before or "command line"
+            raise InputError(f"{option}: empty value; is a variable of the shell not set?")
         try:
             word.encode()
         except UnicodeEncodeError:  # no such name can be written into a NetCDF or JSON file
             raise InputError(f"{ascii(word)}: not UTF-8; rename the file, or make a link to it "
                              "with a plain name") from None
+
+
+def check_renamed_options(words, options):
+    """Raise InputError for an option of earlier versions, with its name today.
+
+    options: the options of the script, which may have one of these names for another thing.
+    """
+    for word in words:
+        old = word.split("=")[0]
+        if old not in options and RENAMED_OPTIONS.get(old) in options:
+            raise InputError(f"{old} is now {RENAMED_OPTIONS[old]}")
 
 
 def check_number_ranges(values):
@@ -83,44 +144,52 @@ def check_number_ranges(values):
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, (int, float)) and not (
                     abs(number) < 2**32 if isinstance(number, int) else abs(number) < 1e30):
-                raise InputError(f"--{name.replace('_', '-')} {str(number)[:20]}: expected a "
-                                 "number, not so large")
+                raise InputError(f"--{name.replace('_', '-')} {str(number)[:20]}: out of range; "
+                                 "expected a finite number, integers below 2^32")
 
 
-def parse_time_option(text, records, path):
-    """The numbers of the records that --time asks for, N (int), "N:M" (without M) or "all"; a list.
+def parse_time_option(text, n_times, path):
+    """Return the time indices that --time asks for: N (an int), "N:M" without M, or "all".
 
-    records: how many there are in the file `path`.
+    n_times: how many times there are in the file `path`.
     """
     if isinstance(text, int):
         return [text]
     ends = [int(end) if end else None for end in text.replace("all", ":").split(":")]
-    numbers = list(range(records)[slice(*ends)])
-    if not numbers:
-        raise InputError(f"{path}: --time {text}: none of its records, 0 to {records - 1}")
-    return numbers
+    indices = list(range(n_times)[slice(*ends)])
+    if not indices:
+        raise InputError(f"--time {text}: selects no time; {path} has indices 0 to {n_times - 1}")
+    return indices
 
 
 def command_text():
-    """The command that runs, as typed in a shell: every file made says it."""
+    """Return the running command as typed in a shell, for the files that it makes."""
     return f"python {Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
 
 
-def show_progress(what, done, total, seconds_each, text=""):
-    """Print how far a long job is: a line that a terminal overwrites, or 20 lines in a log.
+def show_progress(label, done, total, seconds_each, text=""):
+    """Print how far a long job is: one line that a terminal overwrites, or 20 lines in a log.
 
-    what: name of a step, of which `done` are done; seconds_each: what one takes; text: more to say.
+    label: name of a step, of which `done` are done; seconds_each: time a step takes; text: more to
+    print.
     """
     left_s = int(seconds_each * (total - done))
-    line = f"{what} {done:5d}/{total}   {text}{left_s // 60:3d}:{left_s % 60:02d} left"
+    line = f"{label} {done:5d}/{total}   {text}{left_s // 60:3d}:{left_s % 60:02d} left"
     if sys.stdout.isatty():
         print(f"\r{line}", end="" if done < total else "\n", flush=True)
     elif done in (1, total) or done % max(total // 20, 1) == 0:
         print(line, flush=True)
 
 
+def print_once(text):
+    """Print a line, unless this process has printed it before."""
+    if text not in printed_lines:
+        printed_lines.add(text)
+        print(text)
+
+
 def print_table(rows):
-    """Print rows of texts as columns: the first to the left, the others to the right."""
+    """Print rows of texts as columns: the first aligned left, the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         print("  ".join([first.ljust(widths[0]), *(
@@ -128,7 +197,7 @@ def print_table(rows):
 
 
 def check_run_name(run):
-    """Return the name of a run; InputError unless it will do for a folder."""
+    """Return the name of a run; raise InputError unless it can be the name of a folder."""
     if not run.replace("_", "").replace("-", "").replace(".", "").isalnum() or run.startswith("."):
         raise InputError(f"--run {run}: expected letters, digits, _ - and . only")
     return run

@@ -1,11 +1,14 @@
-"""icesheet.files."""
+"""Files that appear whole or not at all, folders that last, JSON, CSV and checksums."""
 
 import contextlib
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import sys
 import time
@@ -14,9 +17,6 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import scipy
-import scipy.interpolate
-import scipy.ndimage
-import scipy.sparse
 
 from icesheet import command_line
 from icesheet.command_line import InputError
@@ -25,16 +25,18 @@ from icesheet.command_line import InputError
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 RESULTS = Path("results")
+# What file systems without locks, or without fsync of folders, answer (NFS, FUSE, SMB, Lustre).
+UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def history_entry():
-    """Time and command, for the `history` of a NetCDF file."""
+    """Return time and command, for the `history` of a NetCDF file."""
     return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {command_line.command_text()}"
 
 
 @contextlib.contextmanager
 def explain_write_errors(path):
-    """Name `path` in the errors of a block that writes it, and does nothing else.
+    """Name `path` in the errors of a block that writes it and does nothing else.
 
     Raises OSError where the disk is full or the folder cannot be written.
     """
@@ -46,19 +48,21 @@ def explain_write_errors(path):
 
 
 def flush_to_disk(path):
-    """Wait until a file or folder is on the disk: what follows may count on it after a power cut.
-
-    Of a file that is its contents, of a folder the names in it.
-    """
+    """Wait until a file, or the names in a folder, are on the disk and survive a power cut."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        command_line.print_once("note: this file system cannot say when a folder is on the disk: "
+                                "a power cut may lose the last files")
     finally:
         os.close(opened)
 
 
 def make_durable_folder(path):
-    """Make a folder and those above it, where they are not there, for good (see sync)."""
+    """Make a folder, and those above it, that a power cut keeps."""
     path = Path(path)
     if not path.is_dir():
         make_durable_folder(path.parent)
@@ -66,19 +70,56 @@ def make_durable_folder(path):
         flush_to_disk(path.parent)
 
 
-def temporary_path(path):
-    """The hidden name beside `path` that this process writes it under: names machine and process.
+def lock_file(opened):
+    """Lock an open file until it is closed, or until the process ends, however it ends.
 
-    What earlier processes of this machine left in that folder when they were killed is removed.
+    Returns True; False where another process holds the lock; None where there are no locks.
     """
-    path, mark = Path(path), f".{platform.node()}-"
-    for each in path.parent.glob(f"{mark}*"):
-        number = each.name.removeprefix(mark).split(".")[0]
-        if number.isdigit() and not is_running(int(number)):
-            delete_path(each)
-    temporary = path.with_name(f"{mark}{os.getpid()}.{path.name}")
-    delete_path(temporary)  # of a process that had the same number
-    return temporary
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        command_line.print_once("note: this file system has no locks: do not train one run in two "
+                                "processes at once")
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def scratch_folder(folder):
+    """Make a hidden folder in `folder` for files that are not finished, and remove it at the end.
+
+    Its name is random: neither process numbers nor names of machines tell two containers apart. A
+    locked file in it says that its process runs (a file of its own, since HDF5 locks those that it
+    writes). Folders whose lock is free were left by processes that were killed: they are removed.
+    """
+    for left in folder.glob(".unfinished-*"):
+        with contextlib.suppress(OSError), open(left / "lock", "a") as lock:
+            if lock_file(lock):
+                delete_path(left)
+    while True:
+        scratch = folder / f".unfinished-{secrets.token_hex(8)}"
+        scratch.mkdir()
+        with contextlib.suppress(FileNotFoundError):  # another process took it for left
+            lock = open(scratch / "lock", "a")  # noqa: SIM115
+            if lock_file(lock) is not False and is_open_file(lock.fileno(), scratch / "lock"):
+                break
+            lock.close()
+    try:
+        yield scratch
+    finally:
+        delete_path(scratch)
+        lock.close()
+
+
+def is_open_file(opened, path):
+    """Return whether the file of this descriptor still has this name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(opened), os.stat(path))
+    return False
 
 
 def delete_path(path):
@@ -89,44 +130,30 @@ def delete_path(path):
         path.unlink(missing_ok=True)
 
 
-def is_running(number):
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(number, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def atomic_write(path):
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """Give a temporary path that takes the place of `path` when the block ends without an error.
 
     A reader sees the old file or the whole new one, never a half, after a power cut too: the
     contents are on the disk before the name is switched. After an error nothing is left.
     """
     path = Path(path)
-    with explain_write_errors(path):
-        make_durable_folder(path.parent)
-        temporary = temporary_path(path)
-    try:
+    with contextlib.ExitStack() as stack:
+        with explain_write_errors(path):
+            make_durable_folder(path.parent)
+            temporary = stack.enter_context(scratch_folder(path.parent)) / path.name
         yield temporary
         with explain_write_errors(path):
             flush_to_disk(temporary)
             os.replace(temporary, path)
             flush_to_disk(path.parent)
-    finally:
-        with contextlib.suppress(OSError):  # where even the folder is not one
-            temporary.unlink()
 
 
 def check_output_path(path, *inputs):
-    """Raise InputError where writing `path` would destroy one of the files `inputs`, or no file.
+    """Raise InputError if `path` cannot be used for output.
 
-    The same file by any path, link or relative name counts. inputs: paths; None and "" are skipped.
-    What lies in the folder of a run is one too: its weights, settings and results.
+    It may be no regular file, lie in a run's folder, or be one of `inputs`, also through a link.
+    inputs: paths; None and "" are skipped.
     """
     path = Path(path)
     with explain_write_errors(path):  # where its folder is not one, or the name is too long
@@ -136,28 +163,29 @@ def check_output_path(path, *inputs):
     if CHECKPOINTS.resolve() in path.resolve().parents or path.exists() and (
             RESULTS.resolve() in path.resolve().parents and path.suffix != ".nc"):
         raise InputError(f"{path}: belongs to a run; choose another name for the output")
-    for each in filter(None, inputs):
-        if path.resolve() == Path(each).resolve() or (
-                path.exists() and Path(each).exists() and path.samefile(each)):
-            raise InputError(f"{path}: this is {each}, which is read; choose another name for the "
+    for source in filter(None, inputs):
+        if path.resolve() == Path(source).resolve() or (
+                path.exists() and Path(source).exists() and path.samefile(source)):
+            raise InputError(f"{path}: this is the input {source}; choose another name for the "
                              "output")
 
 
 def write_json(path, content):
-    """Write `content` to `path` as indented JSON, at once or not at all; NaN is refused."""
+    """Write `content` to `path` as indented JSON, at once or not at all; reject NaN."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as temporary, explain_write_errors(path):
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path, hint):
-    """The content of a JSON file; InputError with `hint`, what to do, where it cannot be read."""
+    """Return the content of a JSON file; InputError with `hint`, what to do, if it has none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {hint}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({command_line.one_line(error)}); {hint}") from None
+        raise InputError(f"{path}: not valid JSON ({command_line.one_line(error)}); {hint}"
+                         ) from None
 
 
 def write_table(path, rows):
@@ -171,7 +199,7 @@ def write_table(path, rows):
 
 
 def read_table(path):
-    """The rows of a CSV file as dicts of numbers, int where written so; None where empty."""
+    """Return the rows of a CSV file as dicts of numbers, int where written so; None where empty."""
     def number(text):
         if not text:
             return None
@@ -182,16 +210,16 @@ def read_table(path):
 
 
 def library_versions():
-    """Versions of what computes the numbers, for the result files."""
-    numbers = {"python": platform.python_version(), "numpy": np.__version__,
-               "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}
+    """Return the versions of what computes the numbers, for the files that are made."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__,
+                "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}
     if "tensorflow" in sys.modules:
-        numbers["tensorflow"] = sys.modules["tensorflow"].__version__
-    return numbers
+        versions["tensorflow"] = sys.modules["tensorflow"].__version__
+    return versions
 
 
 def hash_file(path):
-    """SHA-256 of a file, by which a run knows its map again; InputError if there is no file."""
+    """Return the SHA-256 of a file; raise InputError if there is no file."""
     if not Path(path).is_file():  # /dev/zero has no end
         raise InputError(f"{path}: no such file")
     with open(path, "rb") as file:
@@ -199,7 +227,7 @@ def hash_file(path):
 
 
 def hash_code():
-    """SHA-256 of the scripts: with others a map may come out otherwise."""
+    """Return the SHA-256 of the scripts and the package: other code may make another map."""
     package = Path(__file__).parent
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(
         [*package.parent.glob("*.py"), *package.glob("*.py")]))).hexdigest()

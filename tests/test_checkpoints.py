@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -22,6 +21,8 @@ from icesheet.settings import (
     PATCH_FILE_ATTRIBUTES,
     SETTING_DESCRIPTIONS,
     SETTINGS_SCHEMA,
+    diff_settings,
+    format_differences,
     hash_settings,
 )
 
@@ -29,7 +30,7 @@ from icesheet.settings import (
 @pytest.fixture
 def run_x4(folder):
     """The run `tiny` at 4x as train.py leaves it, random layers of epoch 7; settings and layers."""
-    chosen = example_settings(scale=4, filters=[4], kernels=[3, 3], grid="level", first_guess="bicubic")
+    chosen = example_settings(scale=4, filters=[4], kernels=[3, 3])
     layers = model.build_layers(chosen)
     fill(layers)
     files.write_json("checkpoints/tiny/settings.json", chosen)
@@ -40,7 +41,7 @@ def run_x4(folder):
 def test_a_run_is_read_as_it_was_written(run_x4):
     chosen, layers = run_x4
     assert checkpoints.read_settings("tiny") == chosen
-    assert checkpoints.best_checkpoint(checkpoints.read_settings("tiny"))[1] == 7
+    assert checkpoints.restore_best({}, checkpoints.read_settings("tiny"))["epoch"] == 7
     for weight, written in zip(model.list_weights(evaluate.load_layers(chosen)),
                                model.list_weights(layers), strict=True):
         np.testing.assert_array_equal(weight, written)
@@ -64,11 +65,11 @@ def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
         downscale.open_run("tiny", 8)
 
 
-def test_runs_that_will_not_do_are_named(run_x4):
+def test_invalid_runs_are_rejected_with_reason(run_x4):
     with pytest.raises(InputError, match="absent/settings.json: no such file; train"):
         checkpoints.read_settings("absent")
     with pytest.raises(InputError, match="checkpoints/absent/best: no checkpoint; train"):
-        checkpoints.best_checkpoint(run_x4[0] | {"run": "absent"})
+        checkpoints.restore_best({}, run_x4[0] | {"run": "absent"})
     for changes in ({"filters": [5]}, {"scale": 8}, {"channels": "thk"}):
         with pytest.raises(InputError, match="not the layers that settings.json describes"):
             evaluate.load_layers(run_x4[0] | changes)
@@ -142,8 +143,8 @@ def test_a_pointer_that_is_damaged_or_leads_elsewhere_is_not_followed(trained, f
         path = folder / "checkpoints/tiny" / part / "checkpoint"
         path.unlink() if pointer is None else path.write_bytes(pointer)
     assert epoch_after_resuming(trained) == 3
-    assert checkpoints.best_checkpoint(trained)[1] == 3
-    assert "ckpt-3 is used" in capsys.readouterr().out
+    assert checkpoints.restore_best({}, trained)["epoch"] == 3
+    assert capsys.readouterr().out == ""
 
 
 def test_checkpoints_of_other_settings_are_refused(trained, folder):
@@ -170,10 +171,10 @@ def test_checkpoints_of_other_settings_are_refused(trained, folder):
     with pytest.raises(InputError, match="other settings made them"):
         load_state(trained | {"learning_rate": 0.5})
     shutil.copytree(folder / "checkpoints/other", folder / "checkpoints/renamed")
-    with pytest.raises(InputError, match="this is the run other, copied or renamed"):
+    with pytest.raises(InputError, match="settings of run other, but the folder is renamed"):
         downscale.open_run("renamed")
     shutil.rmtree(tiny / "latest")
-    with pytest.raises(InputError, match="no checkpoint to go on from, but a trained run"):
+    with pytest.raises(InputError, match="no checkpoint to resume from, but best/ has a"):
         load_state(trained)
 
 
@@ -183,7 +184,7 @@ def test_older_weights_open_with_a_checksum_beside_them_and_no_others_do(folder)
     path = checkpoints.Path(tf.train.Checkpoint(layers=layers).write(str(best / "ckpt-7")))
     with pytest.raises(InputError, match="other settings made them.*or an older version"):
         evaluate.load_layers(chosen)
-    weights = files.hash_file(checkpoints.weights_file(path))
+    weights = files.hash_file(f"{path}{checkpoints.WEIGHTS}")
     beside = best / "ckpt-7.settings"
     beside.write_text(f"{hash_settings(chosen)} {weights}\n")
     evaluate.load_layers(chosen)
@@ -206,7 +207,8 @@ def test_runs_that_come_with_the_program_open(run, monkeypatch):
     ([], r"\[\], expected a {...}"), (None, "null, expected a {...}"), ("text", '"text", expected'),
     ({"epochs": "3"}, 'epochs "3", expected a whole number'), ({"epochs": True}, "epochs true"),
     ({"filters": []}, r"filters \[\], expected a list"), ({"filters": [4, "a"]}, 'filters "a"'),
-    ({"first_guess": "bed"}, 'first_guess "bed", expected one of'), ({"learning_rate": 1e999}, "learning_rate"),
+    ({"first_guess": "bed"}, 'first_guess "bed", expected one of'),
+    ({"learning_rate": 1e999}, "learning_rate Infinity, expected a number"),
     ({"data": None}, "data null"), ({"data": {}}, "no data.source in it"),
     ({"uncertainty": {"slope": 1}}, "no uncertainty.intercept in it"),
     ({"patches": ""}, 'patches "", expected the path'),
@@ -216,6 +218,15 @@ def test_settings_that_are_not_as_documented_are_named(trained, folder, content,
     (folder / "checkpoints/tiny/settings.json").write_text(json.dumps(whole))
     with pytest.raises(InputError, match=f"settings.json: .*{said}"):
         checkpoints.read_settings("tiny")
+
+
+def test_differences_say_where_in_the_settings_they_are():
+    old = {"seed": 0, "gone": 1, "same": [1, 2], "data": {"seed": 0, "source": "a.nc"}}
+    new = {"seed": 0, "same": [1, 2], "data": {"seed": 1, "source": "a.nc"}, "new": None, "lr": 0.1}
+    found = diff_settings(old, new)
+    assert found == {"gone": (1, None), "data.seed": (0, 1), "lr": (None, 0.1)}
+    assert format_differences(found) == "gone 1 -> None; data.seed 0 -> 1; lr None -> 0.1"
+    assert diff_settings(old, old) == {}
 
 
 def test_every_documented_setting_is_checked():
@@ -276,16 +287,10 @@ def test_a_run_is_trained_by_one_process_at_a_time(folder, capsys):
         pass
 
 
-def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(trained, folder):
+def test_half_checkpoints_are_removed(trained, folder):
     best = folder / "checkpoints/tiny/best"
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    left = best / files.temporary_path(best / "ckpt-3").name.replace(
-        f"-{os.getpid()}.", f"-{dead.pid}.")
-    left.mkdir()
-    (left / "part").write_text("half")
-    busy = left.with_name(left.name.replace(f"-{dead.pid}.", f"-{os.getppid()}."))
-    busy.write_text("being written")
     (best / "ckpt-9.data-00000-of-00001").write_text("without an index")
+    (best / "ckpt-of-mine").write_text("a user's")
     save_all(trained, 4)
-    assert names_in(best) == [busy.name, "checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index"]
+    assert names_in(best) == ["checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index",
+                              "ckpt-of-mine"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from icesheet.scores import (
-    compute_errors, compute_spectra, power_spectrum, print_ice_extent_table, score_methods)
+    compute_errors, compute_rmse_m, compute_spectra, power_spectrum, print_ice_extent_table,
+    score_methods)
 
 
 def test_table_of_methods_by_hand(capsys):
@@ -55,3 +56,45 @@ def test_sub_grid_power_is_what_lies_between_coarse_and_fine_grid():
     slow = 100 * np.sin(2 * np.pi * 2 / 41 * np.arange(41)) * np.ones((2, 41, 1))
     sub_grid_power = compute_spectra({"model": wave + slow}, wave, settings)[1]
     assert sub_grid_power["model"]["explained"] == pytest.approx(1, abs=1e-3)  # not of 100 km
+
+
+def test_errors_by_hand():
+    found = compute_errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
+    assert found == pytest.approx({
+        "mse": 250e-6, "rmse_m": np.sqrt(250), "mae_m": 15, "bias_m": -5,
+        "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120,
+        "false_ice_km2": 0, "missed_ice_km2": 25, "ice_area_error_percent": -50})
+    ocean = compute_errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
+    assert ocean["volume_error_km3"] == pytest.approx(4e-3)
+    assert "volume_error_percent" not in ocean
+    assert "ice_area_error_percent" not in ocean
+    assert compute_rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
+
+
+def test_false_and_missed_ice_by_hand():
+    """Of 8 cells of 2 km 4 are ice; the result has 2 of them, and 3 beside. 1 m is no ice."""
+    label = np.array([[500.0, 2, 30, 900], [0, 0, 1, 0.5]])
+    thk = np.array([[400.0, 9, 1, 0.0], [3, 2, 1.5, 1]])
+    found = compute_errors(thk, label, 1000.0, 2000.0)
+    assert (found["false_ice_km2"], found["missed_ice_km2"]) == (12, 8)
+    assert found["ice_area_error_percent"] == pytest.approx(25)
+    other = compute_errors(label, thk, 1000.0, 2000.0)
+    assert (other["false_ice_km2"], other["missed_ice_km2"]) == (8, 12)
+    assert other["ice_area_error_percent"] == pytest.approx(-20)
+
+
+def test_score_by_hand():
+    """Only the chosen cells count; a method without an error has no ratio, and nothing is NaN."""
+    label, cells = np.array([100.0, 100, 100, 0]), np.array([True, True, False, False])
+    thickness = {"bicubic": label + [4, -4, 999, 0], "perfect": label + [0.005, 0.005, 7, 0],
+                 "model": label + [1, 1, 999, 999]}
+    found = score_methods(thickness, label, cells, 1000.0, 1000.0)
+    assert found["n_cells"] == 2
+    assert found["mse_ratio"] == {"bicubic": pytest.approx(1 / 16)}
+    assert list(found["errors"]) == ["bicubic", "perfect", "model"]
+    assert found["errors"]["bicubic"] == pytest.approx({
+        "mse": 16e-6, "rmse_m": 4, "mae_m": 4, "bias_m": 0, "volume_error_km3": 0,
+        "volume_error_percent": 0, "false_ice_km2": 0, "missed_ice_km2": 0,
+        "ice_area_error_percent": 0})
+    nowhere = score_methods(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
+    assert nowhere == {"n_cells": 0, "errors": {}, "mse_ratio": {}}

@@ -1,18 +1,10 @@
-"""Files, maps of every layout, ice geometry, operators, scores: against hand values."""
-
-import os
-import signal
-import time
-from pathlib import Path
+"""Ice geometry and interpolation, against values by hand."""
 
 import numpy as np
 import pytest
 
 import utils
-from icesheet import command_line, files
-from icesheet.command_line import InputError
-from icesheet.scores import compute_errors, compute_rmse_m, score_methods
-from icesheet.settings import diff_settings, format_differences
+from icesheet.scores import compute_errors
 
 # ---------------------------------------------------------------- operators
 
@@ -125,7 +117,8 @@ def test_surface_and_thickness_by_hand():
     assert not utils.is_floating(utils.RHO_SEA, -utils.RHO_ICE)  # what just floats is grounded
     # Just at the grounding line both answers are the thickness that just floats.
     line = 650 * (1 / r - 1)
-    np.testing.assert_allclose(utils.thickness_from_surface(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
+    np.testing.assert_allclose(
+        utils.thickness_from_surface(line + np.array([-1e-9, 1e-9]), -650.0), 650 / r)
     assert utils.thickness_from_surface(100.0, 300.0) == 0  # rock above the surface
 
 
@@ -179,159 +172,3 @@ def test_cells_by_type_by_hand():
     cells = utils.surface_type_masks(thk, topg, boundary_cells=1.5)
     assert cells["grounded"].sum() == 24
     np.testing.assert_array_equal(cells["boundary_zone"], np.pad(np.ones((3, 3), bool), 1))
-
-
-# ---------------------------------------------------------------- scores
-
-
-def test_errors_by_hand():
-    found = compute_errors(np.array([[110.0, 0]]), np.array([[100.0, 20]]), 1000.0, 5000.0)
-    assert found == pytest.approx({
-        "mse": 250e-6, "rmse_m": np.sqrt(250), "mae_m": 15, "bias_m": -5,
-        "volume_error_km3": -10 * 25e6 / 1e9, "volume_error_percent": -100 * 10 / 120,
-        "false_ice_km2": 0, "missed_ice_km2": 25, "ice_area_error_percent": -50})
-    ocean = compute_errors(np.ones(4), np.zeros(4), 1000.0, 1000.0)
-    assert ocean["volume_error_km3"] == pytest.approx(4e-3)
-    assert "volume_error_percent" not in ocean
-    assert "ice_area_error_percent" not in ocean
-    assert compute_rmse_m(np.array([[3.0], [1]]), np.zeros((2, 1)), axis=1) == pytest.approx([3, 1])
-
-
-def test_false_and_missed_ice_by_hand():
-    """Of 8 cells of 2 km 4 are ice; the result has 2 of them, and 3 beside. 1 m is no ice."""
-    label = np.array([[500.0, 2, 30, 900], [0, 0, 1, 0.5]])
-    thk = np.array([[400.0, 9, 1, 0.0], [3, 2, 1.5, 1]])
-    found = compute_errors(thk, label, 1000.0, 2000.0)
-    assert (found["false_ice_km2"], found["missed_ice_km2"]) == (12, 8)
-    assert found["ice_area_error_percent"] == pytest.approx(25)
-    other = compute_errors(label, thk, 1000.0, 2000.0)
-    assert (other["false_ice_km2"], other["missed_ice_km2"]) == (8, 12)
-    assert other["ice_area_error_percent"] == pytest.approx(-20)
-
-
-def test_score_by_hand():
-    """Only the chosen cells count; a method without an error has no ratio, and nothing is NaN."""
-    label, cells = np.array([100.0, 100, 100, 0]), np.array([True, True, False, False])
-    thickness = {"bicubic": label + [4, -4, 999, 0], "perfect": label + [0.005, 0.005, 7, 0],
-                 "model": label + [1, 1, 999, 999]}
-    found = score_methods(thickness, label, cells, 1000.0, 1000.0)
-    assert found["n_cells"] == 2
-    assert found["mse_ratio"] == {"bicubic": pytest.approx(1 / 16)}
-    assert list(found["errors"]) == ["bicubic", "perfect", "model"]
-    assert found["errors"]["bicubic"] == pytest.approx({
-        "mse": 16e-6, "rmse_m": 4, "mae_m": 4, "bias_m": 0, "volume_error_km3": 0,
-        "volume_error_percent": 0, "false_ice_km2": 0, "missed_ice_km2": 0,
-        "ice_area_error_percent": 0})
-    nowhere = score_methods(thickness, label, np.zeros(4, bool), 1000.0, 1000.0)
-    assert nowhere == {"n_cells": 0, "errors": {}, "mse_ratio": {}}
-
-
-# ---------------------------------------------------------------- files
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "deep" / "file.txt"
-    with files.atomic_write(path) as temporary:
-        temporary.write_text("old")
-    # What a computation raises while a file is open is its own, not a full disk.
-    with pytest.raises(RuntimeError, match="^the sum went wrong$"), \
-            files.atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("the sum went wrong")
-    for error in (RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")):
-        with pytest.raises(OSError, match="file.txt: cannot be written; is the disk full"), \
-                files.atomic_write(path) as temporary, files.explain_write_errors(path):
-            temporary.write_text("half")
-            raise error
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(OSError, match="cannot be written"), files.atomic_write(path / "below"):
-        pass  # a file is in the way of its folder
-
-
-@pytest.mark.parametrize("output", ["map.nc", "./sub/../map.nc", "symbolic.nc", "hard.nc",
-                                    "sub/map.nc", "sub"])
-def test_an_output_that_is_an_input_is_refused(output, folder):
-    (folder / "sub").mkdir()
-    (folder / "map.nc").write_text("the user's map")
-    Path("symbolic.nc").symlink_to(folder / "map.nc")
-    Path("hard.nc").hardlink_to("map.nc")
-    Path("sub/map.nc").symlink_to("../symbolic.nc")
-    message = "sub: not a file" if output == "sub" else "this is .*map.nc, which is read"
-    with pytest.raises(InputError, match=message):
-        files.check_output_path(output, None, "absent.nc", folder / "map.nc")
-    with pytest.raises(InputError, match=message):
-        files.check_output_path(folder / output, "", "map.nc")
-    with pytest.raises(InputError, match="this is later.nc"):  # where there is no file yet, too
-        files.check_output_path("sub/../later.nc", "later.nc")
-
-
-def test_an_output_of_its_own_is_fine(folder):
-    for name in ("map.nc", "old.nc"):
-        (folder / name).write_text("the same text")
-    files.check_output_path("new.nc", "map.nc", None)
-    files.check_output_path("old.nc", "map.nc")  # made anew
-    files.check_output_path("map.nc")
-
-
-def test_tables_keep_numbers_and_gaps(tmp_path):
-    rows = [{"epoch": 1, "rmse_m": 0.1}, {"epoch": 2, "rmse_m": None}]
-    for _ in range(2):  # written again as read, not a letter changes
-        files.write_table(tmp_path / "t.csv", rows)
-        assert (tmp_path / "t.csv").read_text() == "epoch,rmse_m\n1,0.1\n2,\n"
-        rows = files.read_table(tmp_path / "t.csv")
-
-
-def test_json_has_no_nan_in_it(tmp_path):
-    path = tmp_path / "scores.json"
-    files.write_json(path, {"rmse_m": 1.5})
-    for bad in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            files.write_json(path, {"rmse_m": bad})
-    assert files.read_json(path, "") == {"rmse_m": 1.5}
-    path.write_text("{")
-    with pytest.raises(InputError, match="scores.json: not valid JSON .*; make it again"):
-        files.read_json(path, "make it again")
-
-
-def test_differences_say_where_in_the_settings_they_are():
-    old = {"seed": 0, "gone": 1, "same": [1, 2], "data": {"seed": 0, "source": "a.nc"}}
-    new = {"seed": 0, "same": [1, 2], "data": {"seed": 1, "source": "a.nc"}, "new": None, "lr": 0.1}
-    found = diff_settings(old, new)
-    assert found == {"gone": (1, None), "data.seed": (0, 1), "lr": (None, 0.1)}
-    assert format_differences(found) == "gone 1 -> None; data.seed 0 -> 1; lr None -> 0.1"
-    assert diff_settings(old, old) == {}
-
-
-
-# ---------------------------------------------------------------- on screen
-
-
-def test_tables_on_screen_are_aligned(capsys):
-    command_line.print_table([("", "RMSE m", ""), ("bicubic", "1.5", "x"), ("model", "100.25", "")])
-    assert capsys.readouterr().out == ("         RMSE m\n"
-                                       "bicubic     1.5  x\n"
-                                       "model    100.25\n")
-
-
-def test_progress_says_how_long_it_will_take(capsys):
-    for done in range(1, 101):
-        command_line.show_progress("tile", done, 100, 2.5, "here   ")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 21  # in a log, the first and every twentieth
-    assert lines[0] == "tile     1/100   here     4:07 left"
-    assert lines[-1] == "tile   100/100   here     0:00 left"
-
-
-def test_a_kill_leaves_nothing_half_written(folder, capsys):
-    def main():
-        with files.atomic_write("fine.nc") as temporary:
-            temporary.write_text("half")
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)  # the signal comes first
-
-    with pytest.raises(SystemExit) as stopped:
-        command_line.run_script(main)
-    assert stopped.value.code == 130
-    assert "stopped" in capsys.readouterr().err
-    assert not list(folder.iterdir())
