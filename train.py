@@ -330,8 +330,8 @@ def collect_calibration_sample(layers, patches, numbers, settings):
     types = uncertainty.classify_patches(by_method["model"], bed, settings)
     free = np.isfinite(spread)
     types = {"all": free} | {name: free & cells for name, cells in types.items()}
-    return ({method: thk - label for method, thk in by_method.items()}, spread, by_method["model"],
-            types)
+    return {"errors": {method: thk - label for method, thk in by_method.items()}, "spread": spread,
+            "thk": by_method["model"], "types": types}
 
 
 def calibrate(run, patches):
@@ -342,7 +342,7 @@ def calibrate(run, patches):
     layers = evaluate.load_layers(settings)
     parts = [collect_calibration_sample(layers, patches, numbers, settings)
              for numbers in training_and_validation_indices(patches, settings) if len(numbers)]
-    parts = [part for part in parts if part[-1]["all"].any()]
+    parts = [part for part in parts if part["types"]["all"].any()]
     if not parts:
         print("note: not calibrated: there is no ice in the patches that were drawn for it")
         return

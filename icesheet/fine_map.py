@@ -1,41 +1,86 @@
-"""icesheet.fine_map."""
+"""The file of a finer map: CF-1.8 NetCDF, written tile by tile. Another file layout starts here."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import netCDF4
 import numpy as np
 
 import utils
-from icesheet import beds, files, map_files, map_layout
+from icesheet import beds, checkpoints, files, map_files, map_layout, uncertainty
 from icesheet.command_line import InputError
+from icesheet.settings import get_densities
 
-# Fields of a finer map: NetCDF type and attributes.
+# Variables of a finer map: NetCDF type and attributes.
 OUTPUT_VARIABLES = {
     "thk": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["thk"],
                    "long_name": "ice thickness"}),
-    "thk_uncertainty": ("f4", {"units": "m",
-                               "long_name": "half-width of the 90 % interval of thk"}),
+    "thk_uncertainty": ("f4", {
+        "units": "m", "long_name": "half-width of the 90 % prediction interval of thk"}),
     "topg": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["topg"],
                     "long_name": "bed elevation"}),
     "usrf": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["usrf"],
                     "long_name": "upper surface elevation, from thk and topg by flotation"}),
-    "mask": ("i1", {"flag_values": np.arange(len(utils.CELL_TYPES), dtype=np.int8),
-                    "flag_meanings": " ".join(utils.CELL_TYPES), "long_name": "type of the cell",
-                    "comment": f"ice where thk > {utils.MIN_ICE_THICKNESS_M:g} m, floating where its "
-                               "weight does not ground it (see the attribute densities)"}),
+    "mask": ("i1", {
+        "flag_values": np.arange(len(utils.CELL_TYPES), dtype=np.int8),
+        "flag_meanings": " ".join(utils.CELL_TYPES), "long_name": "type of the cell",
+        "comment": f"ice: thk > {utils.MIN_ICE_THICKNESS_M:g} m; floating: thinner than flotation "
+                   "thickness (global attribute densities)"}),
 }
 
 
-def create_output_file(path, axes, crs, names, chunk, attributes, time_axis=None, moving=()):
-    """An open netCDF4.Dataset for a CF-1.8 map, to be filled part by part.
+def make_attributes(ice_map, bed, settings, effective, scale, strip, notes):
+    """Return the global attributes of a finer map; bed: None without one.
 
-    axes: {"y", "x"} [m], in the order of the file; crs: attributes of the grid mapping, {} if
-    unknown; names: fields of OUTPUT_VARIABLES, (y, x) each; chunk: side of the compressed chunks in cells;
-    attributes: global ones. time_axis: values, attributes and bounds (or None) of the records of
-    the fields `moving`, along an unlimited axis; None: one record, without an axis.
+    settings: of the run, as they are; effective: with the densities and the ensemble that are used.
     """
-    ds = netCDF4.Dataset(path, "w")
+    run, sources = settings["run"], [source for source in (ice_map, bed) if source]
+    names = [source["name"] + (f" ({source['time_label']})" if source["time_label"] else "")
+             for source in sources]
+    trained_on, weights = settings["data"]["source"], checkpoints.hash_weights(run)
+    return {
+        "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
+                 f"{ice_map['spacing_m'] / scale:g} m",
+        "history": files.history_entry(),
+        "source": f"{' with the bed of '.join(dict.fromkeys(names))}; recurrent SRCNN, run {run}, "
+                  f"trained on {trained_on}",
+        "source_variables": "; ".join(dict.fromkeys(
+            source["variables_read"] for source in sources)),
+        "citation": "; ".join(filter(None, dict.fromkeys(
+            source["citation"] for source in sources))),
+        "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
+        "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
+        "strip": "{}/{}".format(*strip), "self_ensemble": effective["self_ensemble"],
+        "model_run": run, "model_settings": json.dumps(settings),
+        "model_weights_sha256": weights,
+        "model_training_citation": settings["data"]["citation"],
+        "model_scores": json.dumps(checkpoints.read_run_scores(run, weights)),
+        "uncertainty": describe_uncertainty(effective.get("uncertainty"), trained_on, bed),
+        "versions": json.dumps(files.library_versions()), "code_sha256": files.hash_code(),
+        "comment": "; ".join([
+            "the mean of thk over each coarse cell equals the input thickness", *notes])
+        } | ({"synthetic": "yes"} if ice_map["synthetic"] else {})
+
+
+def describe_uncertainty(fit, trained_on, bed):
+    """Return what thk_uncertainty is and contains, for the file; "" without a calibration."""
+    if not fit:
+        return ""
+    bed_text = "Does not include errors of the bed."
+    if bed and bed["read_topg_std"]:
+        bed_text = (f"Includes the bed's standard error from {bed['name']} on grounded ice, "
+                    "reduced to its variation within a coarse cell (correlation length "
+                    f"{uncertainty.BED_LENGTH_M / 1000:g} km).")
+    return (f"Half-width of the 90 % prediction interval of thk. Calibrated on "
+            f"{fit['n_patches']['all']} training and {fit['n_held_out']} held-out patches of "
+            f"{trained_on}. 0 where the coarse map has no ice. Does not include errors of the "
+            f"coarse map. {bed_text}")
+
+
+def create_output_file(path, ice_map, bed, output, attributes):
+    """Return an open netCDF4.Dataset for a finer map, without data; arguments: of write_tiles."""
+    ds, strip, time_axis = netCDF4.Dataset(path, "w"), output["strip"], output["time_axis"]
     ds.setncatts({"Conventions": "CF-1.8"} | attributes)
     if time_axis:
         ds.createDimension("time", None)
@@ -44,101 +89,129 @@ def create_output_file(path, axes, crs, names, chunk, attributes, time_axis=None
             ds["time"].bounds = "time_bnds"
             ds.createDimension("nv", 2)
             ds.createVariable("time_bnds", "f8", ("time", "nv"))
-    for name, axis in axes.items():
+    for name, part, step in zip("yx", (strip, slice(None)), ice_map["flips"], strict=True):
+        axis = utils.refine_axis(ice_map[name], output["scale"])[part][::step]
         ds.createDimension(name, len(axis))
         ds.createVariable(name, "f8", (name,))[...] = axis
         ds[name].setncatts({"units": "m", "axis": name.upper(),
                             "standard_name": map_layout.STANDARD_NAMES[name],
                             "long_name": f"{name} coordinate of cell centre"})
-    if crs:
-        ds.createVariable("crs", "i4").setncatts(crs)
-    sides = tuple(min(chunk, len(axes[name])) for name in "yx")
-    for name in names:
-        kind, about = OUTPUT_VARIABLES[name]
-        fill = np.float32(np.nan) if kind == "f4" else np.int8(-1)
-        along = ("time",) if time_axis and name in moving else ()
-        ds.createVariable(name, kind, (*along, "y", "x"), zlib=True, complevel=4, shuffle=True,
-                          chunksizes=(1,) * len(along) + sides, fill_value=fill)
-        ds[name].setncatts(about | ({"grid_mapping": "crs"} if crs else {}))
+    if output["crs"]:
+        ds.createVariable("crs", "i4").setncatts(output["crs"])
+    sides = tuple(min(output["chunk_cells"], ds.dimensions[dim].size) for dim in "yx")
+    bed_changes = ice_map["topg_change"] is not None or not has_separate_bed(ice_map, bed)
+    for name, (data_type, variable_attributes) in OUTPUT_VARIABLES.items():
+        if (not bed and not name.startswith("thk")) or (
+                name == "thk_uncertainty" and not attributes["uncertainty"]):
+            continue
+        time_dims = ("time",) if time_axis and (name != "topg" or bed_changes) else ()
+        ds.createVariable(name, data_type, (*time_dims, "y", "x"), zlib=True, complevel=4,
+                          shuffle=True, chunksizes=(1,) * len(time_dims) + sides,
+                          fill_value=np.float32(np.nan) if data_type == "f4" else np.int8(-1))
+        ds[name].setncatts(variable_attributes | (
+            {"grid_mapping": "crs"} if output["crs"] else {}))
+    if attributes["uncertainty"]:
+        ds["thk"].ancillary_variables = "thk_uncertainty"
+        ds["thk_uncertainty"].comment = attributes["uncertainty"]
     return ds
 
 
-def write_tiles(path, records, first, bed, crs, scale, chunk, attributes, densities,
-                   time_axis=None, strip=slice(None)):
-    """Write the tiles of refine to a map file, at `path` only when it is whole.
+def has_separate_bed(ice_map, bed):
+    """Return whether the bed is of another file than the map."""
+    return bool(bed) and bed["path"] != ice_map["path"]
 
-    records: pairs (map, its tiles) of every record; first: the first map; bed: its bed or None;
-    strip: the fine rows that the tiles are of; else as in create_output_file. The axes run as in the
-    file of the map. Returns two texts, "" for nothing: how far the bed is from the map's own, and
-    what is lost where the bed is missing.
+
+def derive_fields(thickness, topg, densities):
+    """Return the variables of a tile: {name: (y, x)}; topg: (y, x) [m] or None."""
+    thk = thickness["model"]
+    fields = {"thk": thk}
+    if "uncertainty" in thickness:
+        fields["thk_uncertainty"] = thickness["uncertainty"]
+    if topg is not None:
+        fields |= {"topg": topg, "usrf": utils.surface_from_thickness(thk, topg, densities),
+                   "mask": utils.classify_cells(thk, topg, densities)}
+    return fields
+
+
+def put_fields(ds, fields, time_number, rows, columns, flips):
+    """Write the fields of a tile; rows, columns: its slices of the file's axes, if ascending."""
+    slices = []
+    for dim, part, step in zip("yx", (rows, columns), flips, strict=True):
+        size = ds.dimensions[dim].size
+        slices.append(part if step == 1 else slice(size - part.stop, size - part.start))
+    for name, field in fields.items():
+        field = field[::flips[0], ::flips[1]]
+        if "time" in ds[name].dimensions:
+            ds[name][time_number, slices[0], slices[1]] = field
+        elif time_number == 0:  # a bed that does not change
+            ds[name][slices[0], slices[1]] = field
+
+
+def put_time(ds, time_axis, number):
+    """Write a time and its bounds, if there is a time axis."""
+    if time_axis:
+        ds["time"][number] = time_axis[0][number]
+        if time_axis[2] is not None:
+            ds["time_bnds"][number] = time_axis[2][number]
+
+
+def write_tiles(path, time_slices, first_map, bed, output, attributes):
+    """Write the tiles of downscale.downscale_tiles to a file that appears only when it is whole.
+
+    time_slices: pairs (map, its tiles), one a time; first_map: the first map; bed: its bed or None
+    output: scale, crs (attributes of the grid mapping, {} if unknown), chunk_cells, densities,
+      time_axis (values, attributes, bounds or None; or None), strip (slice of the fine rows)
+    attributes: of make_attributes
+    The axes run as in the file of the map. Returns notes for the user, which the file has too.
     """
-    axes = {name: utils.refine_axis(first[name], scale)[part][::step]
-            for name, part, step in zip("yx", (strip, slice(None)), first["flips"], strict=True)}
-    names = [name for name in OUTPUT_VARIABLES if (bed or name.startswith("thk"))
-             and (attributes["uncertainty"] or name != "thk_uncertainty")]
-    moves = first["topg_change"] is not None or (bed and bed["path"] == first["path"])
-    moving = [name for name in names if name != "topg" or moves]
-    is_other = bed and bed["path"] != first["path"] and first["topg"] is not None
-    means, n_lost, volumes = np.full(first["thk"].shape, np.nan), 0, np.zeros(2)
+    scale, first_row, notes = output["scale"], output["strip"].start or 0, []
+    bed_means = np.full(first_map["thk"].shape, np.nan)  # over the map's cells [m]
+    n_missing, missing_volume, total_volume = 0, 0.0, 0.0  # coarse ice cells, sums of thickness
     with files.atomic_write(path) as temporary:
+        # Only what writes is in these blocks: an error of the computation is not one of the disk.
         with files.explain_write_errors(path):
-            ds = create_output_file(temporary, axes, crs, names, chunk, attributes, time_axis,
-                                       moving)
-            if attributes["uncertainty"]:
-                ds["thk"].ancillary_variables = "thk_uncertainty"
-                ds["thk_uncertainty"].comment = attributes["uncertainty"]
+            ds = create_output_file(temporary, first_map, bed, output, attributes)
         try:
-            for record, (ice_map, tiles) in enumerate(records):
-                if time_axis:
-                    with files.explain_write_errors(path):
-                        ds["time"][record] = time_axis[0][record]
-                        if time_axis[2] is not None:
-                            ds["time_bnds"][record] = time_axis[2][record]
-                volumes[1] += ice_map["thk"].sum(dtype=float)
+            for number, (ice_map, tiles) in enumerate(time_slices):
+                with files.explain_write_errors(path):
+                    put_time(ds, output["time_axis"], number)
+                total_volume += ice_map["thk"].sum(dtype=float)
                 for rows, columns, thickness, topg in tiles:
-                    thk = thickness["model"]
-                    fields = {"thk": thk} | {f"thk_{name}": field for name, field
-                                             in thickness.items() if name == "uncertainty"}
-                    if bed:
-                        fields |= {"usrf": utils.surface_from_thickness(thk, topg, densities),
-                                   "mask": utils.classify_cells(thk, topg, densities)}
-                        if moves or record == 0:
-                            fields["topg"] = topg
-                    start = strip.start or 0
-                    own = slice(rows.start - start, rows.stop - start)
-                    parts = [part if step == 1 else slice(len(axis) - part.stop,
-                                                          len(axis) - part.start)
-                             for part, step, axis in zip((own, columns), first["flips"],
-                                                         axes.values(), strict=True)]
+                    fields = derive_fields(thickness, topg, output["densities"])
                     with files.explain_write_errors(path):
-                        for name, field in fields.items():
-                            index = (record, *parts) if "time" in ds[name].dimensions else parts
-                            ds[name][tuple(index)] = field[::first["flips"][0], ::first["flips"][1]]
+                        put_fields(ds, fields, number, slice(
+                            rows.start - first_row, rows.stop - first_row), columns,
+                            first_map["flips"])
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
-                    lost = np.isnan(thk[::scale, ::scale]) & utils.is_ice(ice_map["thk"][coarse])
-                    n_lost += int(lost.sum())
-                    volumes[0] += ice_map["thk"][coarse][lost].sum(dtype=float)
-                    if is_other and record == 0:
-                        means[coarse] = utils.coarsen_fields(topg[None], scale, "area")[0]
-            texts = [beds.describe_bed_difference(first, means, bed) if is_other else "", ""]
-            if n_lost:
-                texts[1] = (f"{n_lost} ice cells of the coarse map, "
-                            f"{100 * volumes[0] / volumes[1]:.2f} % of its volume, are missing: "
-                            "the bed is not known all over them")
+                    thk = ice_map["thk"][coarse]
+                    missing = np.isnan(fields["thk"][::scale, ::scale]) & utils.is_ice(thk)
+                    n_missing += int(missing.sum())
+                    missing_volume += thk[missing].sum(dtype=float)
+                    if number == 0 and topg is not None:
+                        bed_means[coarse] = utils.coarsen_fields(topg[None], scale, "area")[0]
+            if has_separate_bed(first_map, bed) and first_map["topg"] is not None:
+                notes.append("warning: " + beds.describe_bed_difference(first_map, bed_means, bed))
+            if n_missing:
+                share = 100 * missing_volume / total_volume
+                notes.append(f"warning: {n_missing} coarse ice cells ({share:.2f} % of the volume) "
+                             "are NaN: the bed has gaps there; fill it or give another --bed")
             with files.explain_write_errors(path):
-                ds.comment = "; ".join(filter(None, [ds.comment, *texts]))
+                ds.comment = "; ".join([ds.comment, *notes])
         finally:
             with files.explain_write_errors(path):
                 ds.close()
-    return texts
+    return notes
 
 
 def is_up_to_date(path, attributes):
-    """Whether the file `path` is there, which means whole, and says that all was the same."""
+    """Return whether a file exists that the same code made from the same inputs and options.
+
+    A file that exists is complete: it gets its name last.
+    """
     if not Path(path).exists():
         return False
-    with contextlib.suppress(InputError), map_files.open_netcdf(path) as ds:  # another file
+    with contextlib.suppress(InputError), map_files.open_netcdf(path) as ds:  # some other file
         return all(getattr(ds, name, None) == value for name, value in attributes.items()
                    if name not in ("history", "comment", "model_scores"))
     return False

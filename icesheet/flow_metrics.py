@@ -1,31 +1,25 @@
-"""What a flow model feels of an error in thickness: surface, slopes, grounding, pinning points.
+"""Errors of a thickness map that matter to ice-flow models: surface, slopes, grounding line.
 
-No model is run here (tests/benchmarks/shock.py does that). The divergence of the flux of a given
-velocity is out of scope: it needs velocities, which a map of thickness does not bring.
-
-Slopes, diffusivity and driving stress are those of the corners of cells, where a shallow-ice model
-has them (Mahaffy 1976, doi:10.1029/JC081i006p01059): means over the four cells that meet there.
+No flow model is run here (tests/benchmarks/initialisation_shock.py runs one).
+Slopes, diffusivity and driving stress are at the corners of cells, as in a shallow-ice model
+(Mahaffy 1976, doi:10.1029/JC081i006p01059): means over the four cells that meet there.
 Arrays are (y, x), in m, on square cells.
 """
 
-
 import numpy as np
-import scipy
-import scipy.interpolate
 import scipy.ndimage
-import scipy.sparse
 
 import utils
 from icesheet import command_line
 from icesheet.scores import METHOD_STYLES, compute_rmse_m
 
 GRAVITY = 9.81  # [m s-2]
-MIN_STRESS_THICKNESS_M = 100.0  # driving stress is compared where ice is thicker than that
-METHOD_NAMES = {  # what is compared: also how flow models bring a coarse map to their grids
+MIN_STRESS_THICKNESS_M = 100.0  # driving stress is compared where the reference is thicker
+METHOD_NAMES = {  # the baselines of reconstruction tests, and how flow models regrid coarse maps
     "constant": "piecewise constant",  # first-order conservative, as CDO's remapycon
     "bilinear": "bilinear",  # as PISM
 } | {method: name for method, (name, _) in METHOD_STYLES.items()}
-TABLE_COLUMNS = (  # what print_flow prints of compute_flow_errors: heading, key, format
+TABLE_COLUMNS = (  # of print_flow: heading, key of compute_flow_errors, format
     (("surface m", "surface_rmse_m", ".1f"), ("slope m/km", "slope_rmse_m_km", ".1f"),
      ("99 % m/km", "slope_error_99_m_km", ".1f"),
      ("largest D", "diffusivity_largest", ".2f"), ("median D", "diffusivity_median", ".2f"),
@@ -37,10 +31,10 @@ NEIGHBOURHOOD = np.ones((3, 3), bool)  # a cell and its eight neighbours
 
 
 def interpolation_baselines(coarse, scale):
-    """A coarse thickness on cells `scale` times finer, as flow models do it: {method: (y, x)}.
+    """Return a coarse thickness on `scale` times finer cells, as flow models regrid it.
 
-    constant: that of its coarse cell; bilinear: between the centres of the coarse cells, constant
-    beyond the outermost.
+    {"constant": the value of the coarse cell, "bilinear": between the centres of the coarse cells,
+    constant beyond the outermost}, (y, x) [m].
     """
     return {"constant": np.kron(coarse, np.ones((scale, scale))),
             "bilinear": scipy.ndimage.zoom(np.asarray(coarse, float), scale, order=1,
@@ -48,130 +42,153 @@ def interpolation_baselines(coarse, scale):
 
 
 def combine_at_corners(cells, combine):
-    """combine (a function of four) of the cells around every inner corner: (y - 1, x - 1)."""
+    """Return combine(a, b, c, d) of the four cells at every inner corner: (y - 1, x - 1)."""
     return combine(cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:])
 
 
 def corners_inside(cells):
-    """Corners all four of whose cells are in `cells` (bool)."""
+    """Return the corners all four of whose cells are in `cells` (bool)."""
     return combine_at_corners(cells, lambda a, b, c, d: a & b & c & d)
 
 
 def mean_at_corners(field):
-    """Mean of the four cells around every inner corner."""
+    """Return the mean of the four cells at every inner corner."""
     return combine_at_corners(field, lambda a, b, c, d: (a + b + c + d) / 4)
 
 
 def compute_surface_slopes(usrf, spacing_m):
-    """Slope along x and y [m/m] of a surface at the corners of cells."""
+    """Return the slope along x and y [m/m] of a surface at the corners of cells."""
     return (combine_at_corners(usrf, lambda a, b, c, d: b - a + d - c) / (2 * spacing_m),
             combine_at_corners(usrf, lambda a, b, c, d: c - a + d - b) / (2 * spacing_m))
 
 
 def label_pinning_points(kind):
-    """Numbered pinning points, (y, x) int, 0 elsewhere; kind: of utils.classify_cells.
+    """Return the pinning points, numbered: (y, x) int, 0 elsewhere; kind: utils.classify_cells.
 
-    A pinning point is grounded ice, cells that touch by sides or corners, around which every cell
-    is floating ice: not the map's edge, not sea, land or an unknown cell. Of any size.
+    A pinning point is a region of grounded ice, of any size, connected by sides or corners, all of
+    whose neighbours are floating ice: not the map's edge, sea, land or an unknown cell.
     """
-    patches, _ = scipy.ndimage.label(kind == 2, structure=NEIGHBOURHOOD)
-    no_ice = scipy.ndimage.binary_dilation(kind < 2, NEIGHBOURHOOD, border_value=1)
-    return np.where(np.isin(patches, patches[no_ice]), 0, patches)
+    grounded_regions, _ = scipy.ndimage.label(kind == 2, structure=NEIGHBOURHOOD)
+    near_no_ice = scipy.ndimage.binary_dilation(kind < 2, NEIGHBOURHOOD, border_value=1)
+    return np.where(np.isin(grounded_regions, grounded_regions[near_no_ice]), 0, grounded_regions)
 
 
-def count_regions(patches, ungrounded_in=None):
-    """How many numbered patches there are; or of them, without grounded ice in another `kind`."""
-    numbers = np.unique(patches[patches > 0])
+def count_regions(regions, ungrounded_in=None):
+    """Count numbered regions; with a `kind`, only those without any grounded ice in it."""
+    numbers = np.unique(regions[regions > 0])
     if ungrounded_in is not None:
-        numbers = np.setdiff1d(numbers, patches[ungrounded_in == 2])
+        numbers = np.setdiff1d(numbers, regions[ungrounded_in == 2])
     return len(numbers)
 
 
 def compute_flow_fields(thk, topg, cells, spacing_m, densities=utils.DENSITIES):
-    """Fields that a flow model makes of thickness and bed: a dict.
+    """Return the fields that a flow model derives from thickness and bed: a dict.
 
-    Of cells: kind (utils.classify_cells, -1 where not in `cells`) and usrf [m]. Of corners: slope (along
-    x and y, m/m), diffusivity H^5 |slope|^2 [m5], stress rho g H |slope| [Pa].
+    Of cells: thk, usrf [m], kind (utils.classify_cells, -1 where not in `cells`). Of corners: slope
+    (along x and y, m/m), diffusivity H^5 |slope|^2 [m5], stress rho g H |slope| [Pa].
     """
     usrf = utils.surface_from_thickness(thk, topg, densities)
     slope, corner_m = compute_surface_slopes(usrf, spacing_m), mean_at_corners(thk)
     return {"kind": np.where(cells, utils.classify_cells(thk, topg, densities), -1), "usrf": usrf,
-            "slope": slope, "diffusivity": corner_m**5 * (slope[0] ** 2 + slope[1] ** 2),
+            "thk": thk, "slope": slope,
+            "diffusivity": corner_m**5 * (slope[0] ** 2 + slope[1] ** 2),
             "stress": densities[0] * GRAVITY * corner_m * np.hypot(*slope)}
 
 
-def compute_flow_errors(thk, label, topg, spacing_m, cells, densities=utils.DENSITIES):
-    """What a flow model feels of a thickness in place of the label, on one bed: a dict of numbers.
+def compute_flow_errors(thk, reference, topg, spacing_m, cells, densities=utils.DENSITIES):
+    """Compute the errors that a flow model inherits from a thickness map: a dict of numbers.
 
-    thk, label, topg: (y, x) m; cells: those that count (bool), all of them known. Both surfaces
-    follow from flotation. thk below 0 is taken for 0.
-    compute_rmse_m, surface_rmse_m: of thickness and of upper surface elevation.
-    slope_rmse_m_km, slope_error_99_m_km: RMS and 99th percentile of the length of the difference of
-    the two slopes [m/km], at corners that lie in the label's ice.
-    diffusivity_largest, diffusivity_median: H^5 |slope|^2 over the label's. The largest is that of
-    grounded ice and land, each map by its own flotation: it sets the time step. The median is over
-    corners in the label's grounded ice.
-    stress_error: RMSE of the driving stress rho g H |slope| over the RMS of the label's, where the
-    label is thicker than MIN_STRESS_THICKNESS_M.
-    falsely_grounded, falsely_floating: grounded ice that floats in the label and the reverse, _km2 and
-    _percent of the label's floating or grounded ice. false_ice, missed_ice: ice in one of the two
-    alone, _km2 and _percent of the label's ice.
-    label_pinning_points: how many the label has (see label_pinning_points). pinning_points_missed: those without
-    any grounded cell left; pinning_points_spurious: those of thk without one in the label.
-    A number that there is nothing for (no ice, no slope) is left out.
+    thk, reference, topg: (y, x) [m]; both thicknesses on one bed, their surfaces by flotation; thk
+    below 0 counts as 0. cells (bool): those that count, where all three are known.
+    Returns rmse_m and surface_rmse_m (thickness, surface elevation), the numbers of
+    compute_gradient_errors and compute_extent_errors, and pinning_points (of the reference),
+    pinning_points_missed (no cell of them is grounded in thk) and pinning_points_spurious (points
+    of thk that are not grounded anywhere in the reference). Undefined numbers are left out.
     """
-    thk, label, topg = (np.where(cells, field, 0).astype(float) for field in (thk, label, topg))
-    thk = np.maximum(thk, 0)
-    made, true = (compute_flow_fields(each, topg, cells, spacing_m, densities) for each in (thk, label))
-    kind, true_kind = made["kind"], true["kind"]
-    values = {"rmse_m": compute_rmse_m(thk[cells], label[cells]),
-              "surface_rmse_m": compute_rmse_m(made["usrf"][cells], true["usrf"][cells])}
-    off_m_km = 1000 * np.hypot(*np.subtract(made["slope"], true["slope"]))[corners_inside(true_kind >= 2)]
-    if off_m_km.size:
-        values |= {"slope_rmse_m_km": compute_rmse_m(off_m_km, 0),
-                   "slope_error_99_m_km": np.percentile(off_m_km, 99)}
-    moving = [each["diffusivity"][corners_inside((each["kind"] == 1) | (each["kind"] == 2))]
-              for each in (made, true)]
-    grounded = [each["diffusivity"][corners_inside(true_kind == 2)] for each in (made, true)]
-    for name, measure, (mine, labels) in (("largest", np.max, moving),
-                                          ("median", np.median, grounded)):
-        if labels.size and measure(labels) > 0:
-            values[f"diffusivity_{name}"] = measure(mine) / measure(labels) if mine.size else 0
-    stress = [each["stress"][corners_inside(label > MIN_STRESS_THICKNESS_M)] for each in (made, true)]
-    if stress[1].any():
-        values["stress_error"] = compute_rmse_m(*stress) / compute_rmse_m(stress[1], 0)
-    for name, wrong, of in (
+    thk, reference, topg = (np.where(cells, field, 0).astype(float)
+                            for field in (thk, reference, topg))
+    predicted, true = (compute_flow_fields(np.maximum(field, 0), topg, cells, spacing_m, densities)
+                       for field in (thk, reference))
+    errors = {f"{prefix}rmse_m": compute_rmse_m(predicted[name][cells], true[name][cells])
+              for prefix, name in (("", "thk"), ("surface_", "usrf"))}
+    errors |= compute_gradient_errors(predicted, true)
+    errors |= compute_extent_errors(predicted["kind"], true["kind"], spacing_m)
+    points, true_points = (label_pinning_points(fields["kind"]) for fields in (predicted, true))
+    return {name: float(value) for name, value in errors.items()} | {
+        "pinning_points": count_regions(true_points),
+        "pinning_points_missed": count_regions(true_points, predicted["kind"]),
+        "pinning_points_spurious": count_regions(points, true["kind"])}
+
+
+def compute_gradient_errors(predicted, true):
+    """Compare what depends on the surface slope; predicted, true: of compute_flow_fields.
+
+    slope_rmse_m_km, slope_error_99_m_km: RMS and 99th percentile of |slope - true slope| [m/km]
+      within the reference's ice
+    diffusivity_largest: over that of the reference, each on its own grounded ice and land; it sets
+      the time step of a flow model
+    diffusivity_median: over that of the reference, within the reference's grounded ice
+    stress_error: RMSE of the driving stress over its RMS, where the reference is thicker than
+      MIN_STRESS_THICKNESS_M
+    """
+    errors, kind = {}, true["kind"]
+    slope_error_m_km = 1000 * np.hypot(*np.subtract(predicted["slope"], true["slope"]))
+    slope_error_m_km = slope_error_m_km[corners_inside(kind >= 2)]
+    if slope_error_m_km.size:
+        errors |= {"slope_rmse_m_km": compute_rmse_m(slope_error_m_km, 0),
+                   "slope_error_99_m_km": np.percentile(slope_error_m_km, 99)}
+    non_floating = [fields["diffusivity"][corners_inside(np.isin(fields["kind"], (1, 2)))]
+                    for fields in (predicted, true)]
+    grounded = [fields["diffusivity"][corners_inside(kind == 2)] for fields in (predicted, true)]
+    for name, measure, (values, true_values) in (("largest", np.max, non_floating),
+                                                 ("median", np.median, grounded)):
+        if true_values.size and measure(true_values) > 0:
+            ratio = measure(values) / measure(true_values) if values.size else 0
+            errors[f"diffusivity_{name}"] = ratio
+    thick = corners_inside(true["thk"] > MIN_STRESS_THICKNESS_M)
+    stress, true_stress = predicted["stress"][thick], true["stress"][thick]
+    if true_stress.any():
+        errors["stress_error"] = (compute_rmse_m(stress, true_stress)
+                                  / compute_rmse_m(true_stress, 0))
+    return errors
+
+
+def compute_extent_errors(kind, true_kind, spacing_m):
+    """Compare grounded, floating and ice-covered area; kind, true_kind: of compute_flow_fields.
+
+    falsely_grounded, falsely_floating: the reference floats or is grounded there, each _km2 and
+      _percent of the reference's floating or grounded area
+    false_ice, missed_ice: ice in thk or in the reference alone, _km2 and _percent of its ice
+    """
+    errors = {}
+    for name, wrong, reference_area in (
             ("falsely_grounded", (kind == 2) & (true_kind == 3), true_kind == 3),
             ("falsely_floating", (kind == 3) & (true_kind == 2), true_kind == 2),
             ("false_ice", (kind >= 2) & (true_kind < 2), true_kind >= 2),
             ("missed_ice", (kind < 2) & (true_kind >= 2), true_kind >= 2)):
-        values[f"{name}_km2"] = wrong.sum() * spacing_m**2 / 1e6
-        if of.any():
-            values[f"{name}_percent"] = 100 * wrong.sum() / of.sum()
-    points, true_points = label_pinning_points(kind), label_pinning_points(true_kind)
-    return {name: float(value) for name, value in values.items()} | {
-        "pinning_points": count_regions(true_points),
-        "pinning_points_missed": count_regions(true_points, kind),
-        "pinning_points_spurious": count_regions(points, true_kind)}
+        errors[f"{name}_km2"] = wrong.sum() * spacing_m**2 / 1e6
+        if reference_area.any():
+            errors[f"{name}_percent"] = 100 * wrong.sum() / reference_area.sum()
+    return errors
 
 
-def score_flow(by_method, fine, coarse, scale, cells, densities):
-    """compute_flow_errors of the methods of a hindcast and of interpolation_baselines: {method: errors}.
+def score_flow(thk_by_method, fine, coarse, scale, cells, densities):
+    """Score a reconstruction test by compute_flow_errors: {method: errors}, {} without a bed.
 
-    by_method, fine, coarse: see reconstruction.score_reconstruction; cells: those scored. Empty where there is no
-    bed or nothing to score.
+    Methods: those of thk_by_method and interpolation_baselines of the coarse map. Arguments: as of
+    reconstruction.score_reconstruction; cells (bool): those scored.
     """
     if fine["topg"] is None:
         return {}
     cells = cells & np.isfinite(fine["topg"])
-    by_method = interpolation_baselines(coarse["thk"], scale) | by_method
-    return {method: compute_flow_errors(by_method[method], fine["thk"], fine["topg"], fine["spacing_m"],
-                                cells, densities)
-            for method in METHOD_NAMES if method in by_method and cells.any()}
+    thk_by_method = interpolation_baselines(coarse["thk"], scale) | thk_by_method
+    return {method: compute_flow_errors(thk_by_method[method], fine["thk"], fine["topg"],
+                                        fine["spacing_m"], cells, densities)
+            for method in METHOD_NAMES if method in thk_by_method and cells.any()}
 
 
 def print_flow(errors):
-    """Print what score_flow found: areas in km2, with the per cent of compute_flow_errors in brackets."""
+    """Print the results of score_flow: areas in km2 with their per cent in brackets."""
     def text(entry, key, form):
         if key not in entry:
             return "-"
@@ -181,8 +198,8 @@ def print_flow(errors):
     if not errors:
         return
     points = next(iter(errors.values()))["pinning_points"]
-    print("\nwhat a flow model feels; diffusivity D over the label's, stress error over its RMS, "
-          f"{points} pinning points")
+    print("\nEffect on ice-flow models: diffusivity D and stress error relative to the reference "
+          f"map, which has {points} pinning points")
     for table in TABLE_COLUMNS:
         print()
         command_line.print_table([("", *(heading for heading, _, _ in table))] + [

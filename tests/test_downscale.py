@@ -1,4 +1,4 @@
-"""Whole maps: geometry, tiles, consistency, beds of other grids, the file written, the scores."""
+"""Whole maps: tiles, consistency, beds of other grids, output file, reconstruction test."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def drawn(monkeypatch):
 
 
 def write_run(run="made", scatter=0.0, data=None, **changes):
-    """A run with a narrow 4x chain in checkpoints/, never trained: it gives back its base.
+    """Write an untrained run with a narrow 4x chain, which returns its first guess.
 
     scatter: standard deviation of random weights added to all layers. Returns its settings.
     """
@@ -103,25 +103,25 @@ def downscaled(*argv):
 
 
 def reconstruction_file(pattern="reconstruction_*.json"):
-    """The one hindcast of the run `made`; NaN is no JSON."""
+    """Return the only reconstruction test of the run `made`; NaN is no JSON."""
     (path,) = (files.RESULTS / "made").glob(pattern)
     return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
 
-def refined(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
-    """What refine makes of a map with a run of these settings: {method: (y, x) thickness [m]}."""
+def downscaled_in_memory(settings, coarse, fine_topg=None, scatter=0.0, scale=4):
+    """Return what a run of these settings makes of a map: {method: thickness (y, x) [m]}."""
     chain = model.compile_chain(scatter_weights(model.build_layers(settings), scatter), settings,
                                 whole_map=True)
     bed = None
     if fine_topg is not None:
         x, y = (utils.refine_axis(coarse[name], scale) for name in "xy")
         bed = beds.bed_in_memory(map_files.make_map(x, y, np.zeros_like(fine_topg), fine_topg))
-    return filled(downscale.downscale_tiles(chain, coarse, bed, settings, scale, baselines=True),
-                  [scale * n for n in coarse["thk"].shape])
+    return join_tiles(downscale.downscale_tiles(chain, coarse, bed, settings, scale, True),
+                      [scale * n for n in coarse["thk"].shape])
 
 
-def filled(tiles, shape):
-    """The tiles of refine put together; each cell is written once."""
+def join_tiles(tiles, shape):
+    """Return the joined tiles of downscale_tiles; each cell is written once."""
     by_method, times = {}, np.zeros(shape, int)
     for rows, columns, thickness, _ in tiles:
         times[rows, columns] += 1
@@ -202,15 +202,16 @@ def test_tiled_is_untiled_and_consistent_whatever_the_weights(monkeypatch, grid,
     """Averaged over turns in some of them; all of ocean, rock and ice up to the edges."""
     shape = (6, 75) if channels == "normalised" else (75, 6)
     settings = example_settings(scale=scale, filters=[4], kernels=[3, 3], channels=channels,
-                                first_guess="surface-minus-bed", self_ensemble=scale == 2 and channels == "thk+topg",
+                                first_guess="surface-minus-bed",
+                                self_ensemble=scale == 2 and channels == "thk+topg",
                                 **GRIDS[grid])
     thk, _ = rough(*shape)
     _, topg = rough(scale * shape[0], scale * shape[1], seed=1)
     coarse = grid_map(thk)
     scatter = 0.3 if channels == "normalised" else 0.05
-    whole = refined(settings, coarse, topg, scatter, scale)
+    whole = downscaled_in_memory(settings, coarse, topg, scatter, scale)
     monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)  # the smallest tiles there can be
-    tiled = refined(settings, coarse, topg, scatter, scale)
+    tiled = downscaled_in_memory(settings, coarse, topg, scatter, scale)
     assert len(downscale.list_tiles(shape, settings, scale, True)) > 2
     assert set(whole) == {"bicubic", "surface_minus_bed", "surface_minus_bed_consistent", "model"}
     for method in whole:
@@ -227,11 +228,11 @@ def test_tiled_is_untiled_and_consistent_whatever_the_weights(monkeypatch, grid,
 @pytest.mark.parametrize("kernels, channels", [([5, 5], "thk"), ([9, 5], "thk"),
                                                ([3, 3], "normalised")])
 @pytest.mark.parametrize("grid", ["level", "fine"])
-def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels):
-    """With the halo of tile_halo_and_size nothing is wrong; with a third of it (fine: 1) something is.
+def test_halo_covers_the_receptive_field(monkeypatch, grid, kernels, channels):
+    """With the halo of tile_halo_and_size nothing is wrong, with a third of it (fine: 1) something.
 
-    On planes splines are exact at any edge: all that a tile gets wrong is the layers' padding. Own
-    grids have no splines: there the map is a rough one.
+    On planes splines are exact at any edge: all that a tile gets wrong is the layers' padding. The
+    level grid has no splines: there the map is a rough one.
     """
     settings = example_settings(filters=[3], kernels=kernels, channels=channels, first_guess="none",
                                 self_ensemble=False, **GRIDS[grid])
@@ -249,7 +250,8 @@ def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels
         bed = None if topg is None else beds.bed_in_memory(map_files.make_map(
             utils.refine_axis(coarse["x"], 4), utils.refine_axis(coarse["y"], 4), topg, topg))
         chain = model.compile_chain(layers, settings, whole_map=True)
-        return filled(downscale.downscale_tiles(chain, coarse, bed, settings, 4), (256, 32))["model"]
+        tiles = downscale.downscale_tiles(chain, coarse, bed, settings, 4)
+        return join_tiles(tiles, (256, 32))["model"]
 
     whole = made()
     monkeypatch.setattr(downscale, "SPLINE_HALO_CELLS", 0)
@@ -263,10 +265,10 @@ def test_halo_holds_all_that_the_layers_see(monkeypatch, grid, kernels, channels
 
 
 @pytest.mark.parametrize("grid, halos", [("level", (7, 10, 29)), ("fine", (21, 23, 36))])
-def test_halo_is_that_of_the_spline_and_of_the_chain_by_hand(grid, halos):
+def test_halo_is_spline_plus_receptive_field(grid, halos):
     """Two 4x stages see 0, 4 or 30 cells. Fine: quarters of a coarse cell, after the spline's 16,
-    and 3 for the film. Own: 3 more for each stage, all of the second in halves; the spline is only
-    compared with, in baselines. 2 for the margin.
+    and 3 for the thin ice. Level: 3 more for each stage, all of the second in halves; the spline is
+    of the baselines only. 2 for the boundary zone.
     """
     for kernel, halo in zip((1, 5, 31), halos, strict=True):
         settings = example_settings(scale=4, filters=[4], kernels=[kernel, kernel], channels="thk",
@@ -284,9 +286,9 @@ def test_surface_minus_bed_of_a_tile_is_of_the_coarse_and_the_fine_bed(monkeypat
     block = np.random.default_rng(0).uniform(-80, 80, (4, 4))
     topg = np.float32(100 + np.tile(block - block.mean(), (60, 3)))
     settings = example_settings(filters=[4], kernels=[3, 3], first_guess="surface-minus-bed")
-    by_method = refined(settings, grid_map(np.full((60, 3), 900.0)), topg)
+    by_method = downscaled_in_memory(settings, grid_map(np.full((60, 3), 900.0)), topg)
     np.testing.assert_allclose(by_method["bicubic"], 900, atol=0.01)
-    for method in ("surface_minus_bed", "surface_minus_bed_consistent", "model"):  # untrained: its base
+    for method in ("surface_minus_bed", "surface_minus_bed_consistent", "model"):
         np.testing.assert_allclose(by_method[method], 1000 - topg, atol=0.05)
 
 
@@ -308,28 +310,30 @@ def test_stages_that_are_left_out_are_the_first(folder):
 
 
 def test_maps_of_any_size_with_and_without_ice():
-    settings = example_settings(filters=[4], kernels=[3, 3], first_guess="surface-minus-bed", self_ensemble=False)
+    settings = example_settings(filters=[4], kernels=[3, 3], first_guess="surface-minus-bed",
+                                self_ensemble=False)
     for shape in ((2, 2), (3, 40), (17, 23)):
         thk, _ = rough(*shape)
         _, topg = rough(4 * shape[0], 4 * shape[1], seed=1)
         for ice in (0 * thk, thk + 500, thk):
-            fine = refined(settings, grid_map(ice), topg, scatter=0.05)["model"]
+            fine = downscaled_in_memory(settings, grid_map(ice), topg, scatter=0.05)["model"]
             np.testing.assert_allclose(means(fine), ice, atol=0.01)
             assert fine.min() >= 0
             assert fine.any() == ice.any()
 
 
-# ---------------------------------------------------------------- how sure it is
+# ---------------------------------------------------------------- uncertainty
 
+TYPES = ("all", "grounded", "floating", "ice_free")
 FIT = {"slope": 1.0, "scale_by_thickness": False, "intercept": 1.0, "boundary_share": 0.1,
        "coverage_factors": {"all": 1.0, "boundary_zone": 2.0},
-       "error_quantiles": (uncertainty.QUANTILE_LEVELS / 0.9).tolist(), "variance": 0.4, "spread_p99_m": 20.0, "n_held_out": 3,
-       "cells_per_effective_sample": dict.fromkeys(("all", "grounded", "floating", "ice_free"), 5.0),
-       "n_patches": {"all": 40}, "constant_width": {}}
+       "error_quantiles": (uncertainty.QUANTILE_LEVELS / 0.9).tolist(), "variance": 0.4,
+       "spread_p99_m": 20.0, "n_held_out": 3, "n_patches": {"all": 40}, "constant_width": {},
+       "cells_per_effective_sample": dict.fromkeys(TYPES, 5.0)}
 CALIBRATED = {"self_ensemble": True, "uncertainty": FIT}
 
 
-def test_a_calibrated_run_writes_how_sure_it_is(folder, capsys):
+def test_calibrated_run_writes_half_widths(folder, capsys):
     """Half-widths as CF has them beside thk; 0 over open ocean, unknown where thk is."""
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(12, 16)
@@ -345,17 +349,17 @@ def test_a_calibrated_run_writes_how_sure_it_is(folder, capsys):
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds["thk"].ancillary_variables == "thk_uncertainty"
         assert ds["thk_uncertainty"].units == "m"
-        assert "covers 90 % of the cells of 40 patches of made.nc" in ds["thk_uncertainty"].comment
-        assert "3 held out" in ds["thk_uncertainty"].comment
+        assert "Calibrated on 40 training and 3 held-out patches of made.nc" in (
+            ds["thk_uncertainty"].comment)
         assert json.loads(ds.model_settings)["uncertainty"] == FIT
-    assert "no thk_uncertainty" not in capsys.readouterr().out
+    assert "thk_uncertainty is not written" not in capsys.readouterr().out
 
 
-def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, monkeypatch):
+def test_half_widths_follow_from_the_spread_whatever_the_tiles(folder, monkeypatch):
     settings = write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(40, 44)
     coarse, fine_topg = grid_map(thk + 300), rough(160, 176, seed=1)[1]
-    whole = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
+    whole = downscaled_in_memory(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
     layers = scatter_weights(model.build_layers(settings), 0.05)
     levels = utils.build_levels(fine_topg[None], 4, "area", "level")
     spread = model.predict_ensemble(model.compile_chain(layers, settings, whole_map=True),
@@ -365,33 +369,35 @@ def test_half_widths_are_those_of_the_spread_and_do_not_know_of_tiles(folder, mo
     assert set(np.unique(np.round(ratio, 2))) <= {1, 2}
     monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
     monkeypatch.setattr(downscale, "SPLINE_HALO_CELLS", 0)
-    tiled = refined(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
+    tiled = downscaled_in_memory(settings, coarse, fine_topg, scatter=0.05)["uncertainty"]
     assert np.mean(np.abs(tiled - whole) > 0.01 * whole) < 1e-3
 
 
 @pytest.mark.parametrize("changes, argv", [
     ({}, []), ({"self_ensemble": False}, []), (CALIBRATED, ["--scale", "2"])])
-def test_a_run_that_was_not_calibrated_says_so_and_writes_no_width(folder, capsys, changes, argv):
+def test_uncalibrated_run_warns_and_writes_no_half_width(folder, capsys, changes, argv):
     """At half its scale the chain is another one than that which was calibrated."""
     write_run(**changes)
     save_map("coarse.nc", *rough(8, 8))
     assert "thk_uncertainty" not in downscaled("--run", "made", *argv)
     said = capsys.readouterr().out
-    assert "no thk_uncertainty: run made was not calibrated" in said and "--calibrate" in said
+    assert "warning: thk_uncertainty is not written: run made is not calibrated" in said
+    assert "--calibrate" in said
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds.uncertainty == "" and "ancillary_variables" not in ds["thk"].ncattrs()
 
 
-@pytest.mark.parametrize("beyond, margin, said", [
-    (0.049, 0.29, ""), (0.3, 0.1, "above 20 m in 30% of the cells (there 1 %), 10% near"),
-    (0.0, 0.31, "31% near a margin (there 10%)")])
-def test_a_map_unlike_those_calibrated_on_is_named(capsys, beyond, margin, said):
-    uncertainty.warn_outside_calibration(FIT, beyond, margin)
+@pytest.mark.parametrize("share_above_p99, boundary_share, said", [
+    (0.049, 0.29, ""), (0.3, 0.1, "above 20 m in 30% of the cells (1 % in calibration); 10%"),
+    (0.0, 0.31, "31% of the cells near an ice margin or grounding line (10% in calibration)")])
+def test_warns_outside_calibration_range(capsys, share_above_p99, boundary_share, said):
+    uncertainty.warn_outside_calibration(FIT, share_above_p99, boundary_share)
     found = capsys.readouterr().out
-    assert said in found and bool(said) == bool(found) and found.count("\n") == bool(said)
+    assert said in found and bool(said) == bool(found) == found.startswith("warning: ")
+    assert found.count("\n") == bool(said)
 
 
-def test_reconstruction_scores_the_intervals_where_something_is_free(folder, capsys):
+def test_reconstruction_scores_the_intervals_of_undetermined_cells(folder, capsys):
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(32, 48)
     thk += 300
@@ -406,18 +412,18 @@ def test_reconstruction_scores_the_intervals_where_something_is_free(folder, cap
     assert 0 < found["all"]["coverage"]["0.5"] <= found["all"]["coverage"]["0.95"] <= 1
     assert "uncertainty" not in metrics["all"]["errors"]
     said = capsys.readouterr().out
-    assert "in 90%" in said and "volume: that of coarse cells is kept; that of their halves" in said
+    assert "in 90%" in said and "volume: that of coarse cells is preserved; coverage of" in said
 
 
-def test_the_error_of_the_bed_makes_intervals_wider_but_not_in_a_hindcast(folder, capsys):
-    """Where ice is grounded, whatever file it is of; a hindcast's label is of that very bed."""
+def test_bed_error_widens_intervals_but_not_in_a_reconstruction_test(folder, capsys):
+    """Where ice is grounded, whatever file it is of; a reference map is of that very bed."""
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(12, 16)
     thk += 300
     save_map("coarse.nc", thk, topg)
     alone = downscaled("--run", "made")["thk_uncertainty"]
     with netCDF4.Dataset("fine.nc") as ds:
-        assert "those of the bed are not in it" in ds["thk_uncertainty"].comment
+        assert "Does not include errors of the bed." in ds["thk_uncertainty"].comment
     with netCDF4.Dataset("coarse.nc", "a") as ds:
         ds.createVariable("errbed", "f4", ("y", "x"))[:] = 100
     with_error = downscaled("--run", "made")
@@ -426,26 +432,26 @@ def test_the_error_of_the_bed_makes_intervals_wider_but_not_in_a_hindcast(folder
     np.testing.assert_allclose(with_error["thk_uncertainty"], inside, rtol=1e-4)
     assert (inside > alone)[grounded].all() and grounded.any() and not grounded.all()
     with netCDF4.Dataset("fine.nc") as ds:
-        assert "by the standard error in coarse.nc" in ds["thk_uncertainty"].comment
+        assert "the bed's standard error from coarse.nc" in ds["thk_uncertainty"].comment
     assert "topg_std = errbed" in capsys.readouterr().out
     shutil.copy("coarse.nc", "bed.nc")
     with netCDF4.Dataset("coarse.nc", "a") as ds:
-        ds.renameVariable("errbed", "of_no_use")
+        ds.renameVariable("errbed", "unused")
     other = downscaled("--run", "made", "--bed", "bed.nc")["thk_uncertainty"]
     np.testing.assert_allclose(other, with_error["thk_uncertainty"], rtol=1e-4)
     downscale.main(["coarse.nc", "--run", "made", "--reconstruct"])
     without = reconstruction_file()["uncertainty"]
     shutil.rmtree("results")
     with netCDF4.Dataset("coarse.nc", "a") as ds:
-        ds.renameVariable("of_no_use", "errbed")
+        ds.renameVariable("unused", "errbed")
     downscale.main(["coarse.nc", "--run", "made", "--reconstruct"])
     assert reconstruction_file()["uncertainty"] == without
 
 
-# ---------------------------------------------------------------- what is not known
+# ---------------------------------------------------------------- missing data
 
 
-def test_nothing_known_stays_nothing_known_and_does_not_bleed(folder):
+def test_missing_cells_stay_missing_and_do_not_affect_neighbours(folder):
     write_run(scatter=0.02)
     thk, topg = rough(12, 16)
     thk += 500
@@ -481,7 +487,7 @@ def test_missing_thickness_over_a_known_bed_is_no_ice(folder, capsys):
     assert "coarse.nc: 1 cells have negative thickness, set to 0" in said
 
 
-def test_mask_says_nothing_where_the_bed_says_nothing(folder):
+def test_mask_is_unknown_where_the_bed_is(folder):
     """A run that needs no bed makes ice over its gaps; whether that floats nobody knows."""
     write_run(first_guess="bicubic", channels="thk")
     thk, topg = np.full((6, 8), 800.0), np.full((6, 8), -2000.0)
@@ -498,7 +504,7 @@ def test_mask_says_nothing_where_the_bed_says_nothing(folder):
     assert (fine["mask"][:8, :12] == 3).all() and (fine["mask"][:8, 20:] == 0).all()
 
 
-def test_cells_that_are_lost_for_want_of_a_bed_are_counted(folder, capsys):
+def test_cells_without_a_bed_are_counted(folder, capsys):
     """The bed ends after 5 of 8 columns and has a hole of one fine cell: 6 x 3 + 1 coarse cells.
 
     A third of them has no ice.
@@ -515,15 +521,15 @@ def test_cells_that_are_lost_for_want_of_a_bed_are_counted(folder, capsys):
     lost[:, 5:] = lost[2, 2] = True
     np.testing.assert_array_equal(np.isnan(fine["thk"]), in_cells(lost))
     share = 100 * (6 * 4000 + 1000) / (6 * 9000.5 + 3)
-    text = (f"13 ice cells of the coarse map, {share:.2f} % of its volume, are missing: the bed is "
-            "not known all over them")
-    assert f"note: {text}\n" in capsys.readouterr().out
+    text = (f"warning: 13 coarse ice cells ({share:.2f} % of the volume) are NaN: the bed has gaps "
+            "there; fill it or give another --bed")
+    assert f"{text}\n" in capsys.readouterr().out
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds.comment.endswith(text)
 
     save_map("bed.nc", np.zeros((24, 32)), np.zeros((24, 32)), 5000.0)
     downscaled("--run", "made", "--bed", "bed.nc")
-    assert "missing" not in capsys.readouterr().out
+    assert "NaN" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- beds of other grids
@@ -571,7 +577,7 @@ def test_bed_finer_than_the_target_is_its_mean_and_unknown_parts_stay_unknown(fo
     assert np.isnan(fine["thk"]).sum() == 16
 
 
-def test_bed_in_another_projection_is_refused(folder, capsys):
+def test_bed_in_another_projection_is_rejected(folder, capsys):
     """South and North polar stereographic: of one name, with other parameters."""
     write_run()
     thk, topg = rough(8, 8)
@@ -590,30 +596,30 @@ def test_bed_in_another_projection_is_refused(folder, capsys):
         downscaled("--run", "made", "--bed", "bed.nc")
 
 
-# ---------------------------------------------------------------- records
+# ---------------------------------------------------------------- times
 
 
-def save_records(path, field, name="thk", records=3, **others):
-    """A file with records of `field`, each 100 m more than the one before; one a year from 2100."""
+def save_times(path, field, name="thk", times=3, **others):
+    """Write `field` at yearly times from 2100, every time 100 m more than the one before."""
     x, y = axes(*field.shape)
     with netCDF4.Dataset(path, "w") as ds:
-        ds.createDimension("time", records)
-        ds.createVariable("time", "f8", ("time",))[...] = 365.0 * np.arange(records)
+        ds.createDimension("time", times)
+        ds.createVariable("time", "f8", ("time",))[...] = 365.0 * np.arange(times)
         ds["time"].setncatts({"units": "days since 2100-01-01", "calendar": "noleap"})
         for axis, values in (("y", y), ("x", x)):
             ds.createDimension(axis, len(values))
             ds.createVariable(axis, "f8", (axis,))[...] = values
         ds.createVariable(name, "f4", ("time", "y", "x"))[...] = (
-            field + 100 * np.arange(records)[:, None, None])
+            field + 100 * np.arange(times)[:, None, None])
         for other, values in others.items():
             ds.createVariable(other, "f4", ("y", "x"))[...] = values
 
 
-def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, capsys, monkeypatch):
+def test_time_and_bed_time_select_the_time_of_map_and_bed(folder, capsys, monkeypatch):
     write_run()
     flat = np.full((8, 8), 500.0)
-    save_records("coarse.nc", flat)
-    save_records("bed.nc", flat, "topg", records=1)  # static, with a time axis of length 1
+    save_times("coarse.nc", flat)
+    save_times("bed.nc", flat, "topg", times=1)  # static, with a time axis of length 1
     argv = ["--run", "made", "--bed", "bed.nc", "--time", "0"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/downscale.py", "coarse.nc", *argv])
     fine = downscaled(*argv)
@@ -624,7 +630,7 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
         assert "coarse.nc (time index 0 of 3 (2100-01-01))" in ds.source
         assert ds.history.endswith("python downscale.py coarse.nc " + " ".join(argv))
 
-    save_records("bed.nc", flat, "topg", records=2)
+    save_times("bed.nc", flat, "topg", times=2)
     for bed_time, topg, date in (([], 600, "1 of 2 (2101-01-01)"),
                                  (["--bed-time", "0"], 500, "0 of 2 (2100-01-01)")):
         fine = downscaled("--run", "made", "--bed", "bed.nc", *bed_time)
@@ -636,13 +642,14 @@ def test_time_is_the_record_of_the_map_and_bed_time_that_of_the_bed(folder, caps
         with netCDF4.Dataset("fine.nc") as ds:
             assert f"bed.nc (time index {date})" in ds.source
 
-    metrics = downscale.run_reconstruction_test("made", "coarse.nc", "bed.nc", record=1, bed_record=0)
+    metrics = downscale.run_reconstruction_test("made", "coarse.nc", "bed.nc", time_index=1,
+                                                bed_time=0)
     said = capsys.readouterr().out
     assert "coarse.nc: time index 1 of 3 (2101-01-01)" in said
     assert "bed bed.nc: time index 0 of 2 (2100-01-01)" in said
-    assert reconstruction_file("reconstruction_coarse_record1_x4_*.json") == metrics
-    assert (metrics["map"], metrics["time_index"]) == ("coarse.nc", "time index 1 of 3 (2101-01-01)")
-    assert (metrics["bed"], metrics["bed_record"]) == ("bed.nc", "time index 0 of 2 (2100-01-01)")
+    assert reconstruction_file("reconstruction_coarse_time1_x4_*.json") == metrics
+    assert (metrics["map"], metrics["time_label"]) == ("coarse.nc", "time index 1 of 3 (2101-01-01)")
+    assert (metrics["bed"], metrics["bed_time_label"]) == ("bed.nc", "time index 0 of 2 (2100-01-01)")
     assert metrics["bed_sha256"] == files.hash_file("bed.nc")
 
 
@@ -682,23 +689,23 @@ def test_file_says_what_and_where_it_is(folder):
     floating = (1 - 917 / 1027.5) * fine["thk"]  # open ocean: 0
     np.testing.assert_allclose(fine["usrf"], np.maximum(fine["thk"] + fine["topg"], floating),
                                atol=0.01)
-    again = map_files.read_map("fine.nc")  # it can be downscaled anew
+    again = map_files.read_map("fine.nc")  # it can be downscaled again
     np.testing.assert_allclose(again["thk"], fine["thk"])
 
 
 @pytest.mark.parametrize("title, centre_m, ice, antarctic", [
     ("", 0, True, True), ("Antarctica", 0, True, True), ("Antarctica", 900e3, True, False),
     ("Antarctica", 0, False, False)])
-def test_only_a_map_with_ice_around_the_pole_is_taken_for_antarctic(
+def test_only_a_map_with_ice_around_the_pole_is_assumed_antarctic(
         folder, capsys, title, centre_m, ice, antarctic):
-    """A map that says nothing of its projection: where it lies counts, not what it is called."""
+    """A map that declares no projection: where it lies counts, not what it is called."""
     write_run(first_guess="bicubic", channels="thk")
     x = 20e3 * (np.arange(8) - 3.5)
     thk = np.full((8, 8), 900.0) * (ice | (np.abs(x) > 50e3))
     save_map("coarse.nc", thk, at=(x + centre_m, x), attributes={"title": title})
     fine = downscaled("--run", "made")
-    note = "the map says nothing of its projection and fits Antarctica's: taken for EPSG:3031"
-    assert ("crs" in fine) == antarctic == (f"note: {note}\n" in capsys.readouterr().out)
+    note = "warning: the map declares no projection and fits Antarctica: EPSG:3031 is assumed"
+    assert ("crs" in fine) == antarctic == (f"{note}\n" in capsys.readouterr().out)
     with netCDF4.Dataset("fine.nc") as ds:
         assert (note in ds.comment) == antarctic
         assert not antarctic or ds["crs"].epsg_code == "EPSG:3031"
@@ -714,7 +721,7 @@ def test_grid_mapping_is_that_of_the_input(folder):
         assert {key: ds["crs"].getncattr(key) for key in ds["crs"].ncattrs()} == crs
 
 
-def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, capsys):
+def test_warns_where_a_map_is_not_what_the_run_was_trained_for(folder, capsys):
     calibrated = CALIBRATED | {"uncertainty": FIT | {"boundary_share": 1.0}}
     write_run(**calibrated)
     save_map("coarse.nc", *rough(8, 8))
@@ -722,24 +729,25 @@ def test_screen_says_where_a_map_is_not_what_the_run_was_trained_for(folder, cap
     downscaled("--run", "made", "--bed", "bed.nc")
     said = capsys.readouterr().out
     assert "coarse.nc: 8 x 8 cells of 20 km to 5 km with run made (4x)\n" in said
-    assert "note:" not in said
+    assert "note:" not in said and "warning:" not in said.replace(
+        "warning: the bed of bed.nc is not that of coarse.nc", "")
     write_run("other", data={"degrade": "bicubic", "spacing_m": 4000.0}, **calibrated)
     downscaled("--run", "other")
     said = capsys.readouterr().out
-    assert "note: the run was trained on point samples (bicubic)" in said
-    assert "note: the run was trained to end at 4 km\n" in said
-    assert "note: the bed of coarse.nc is no finer than the map" in said
-    assert said.count("note:") == 3
+    assert "warning: run other was trained on point samples (--degrade bicubic)" in said
+    assert "note: the run was trained for a resolution of 4 km\n" in said
+    assert "warning: the bed in coarse.nc (20 km) is not finer than the map" in said
+    assert (said.count("note:"), said.count("warning:")) == (1, 2)
     downscale.run_reconstruction_test("other", "bed.nc")
     said = capsys.readouterr().out
     assert "bed.nc: 8 x 8 cells of 20 km to 5 km with run other (4x)\n" in said
-    assert "note: the run was trained on point samples" in said
+    assert "warning: run other was trained on point samples" in said
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of the computation")])
-def test_stopped_half_way_leaves_no_file_and_the_error_as_it_is(folder, monkeypatch, error):
+def test_interrupted_write_leaves_no_file(folder, monkeypatch, error):
     """An error of the computation is not taken for one of the disk."""
-    def one_tile(*args):
+    def one_tile(*args, **options):
         zeros = np.zeros((4, 4))
         yield slice(0, 4), slice(0, 4), {"model": zeros}, zeros
         raise error
@@ -763,7 +771,7 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
     assert "file/fine.nc: cannot be written" in said
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- what is rejected
 
 
 @pytest.mark.parametrize("argv, words", [
@@ -779,13 +787,13 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
     (["coarse.nc", "--run", "made", "--output", "f.nc", "--bed", "far.nc"], "same place"),
     (["gone.nc", "--run", "made", "--output", "f.nc"], "gone.nc"),
     (["coarse.nc", "--run", "none", "--reconstruct"], "train"),
-    (["records.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "time index 3 does not exist"),
+    (["times.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "index 3 does not exist"),
 ])
 def test_bad_requests_are_one_line(folder, capsys, argv, words):
     write_run()
     write_run("flat", first_guess="bicubic", channels="thk")
     save_map("coarse.nc", np.full((8, 8), 900.0))
-    save_records("records.nc", np.full((8, 8), 900.0))
+    save_times("times.nc", np.full((8, 8), 900.0))
     far = axes(4, 4)[0] + 5e6
     save_map("far.nc", np.zeros((4, 4)), np.zeros((4, 4)), at=(far, far))
     status, said = run_main(downscale.main, argv, capsys)
@@ -815,7 +823,7 @@ def test_output_is_never_the_map_or_the_bed(folder, capsys, monkeypatch, output)
     assert [(folder / name).read_bytes() for name in ("coarse.nc", "bed.nc")] == before
 
 
-# ---------------------------------------------------------------- hindcast
+# ---------------------------------------------------------------- reconstruction test
 
 
 def near_ice(thk):
@@ -865,11 +873,12 @@ def test_reconstruction_scores_by_hand(folder, capsys):
     assert metrics["checks"]["bicubic"]["max_coarse_mean_error_m"] > 1
     window = np.zeros((40, 48), bool)
     window[:20, :28] = True
-    for place, cells in (("inside training window", window & near), ("outside training window", ~window & near)):
-        assert metrics["by_region"][place]["n_cells"] == cells.sum() > 100
-        assert metrics["by_region"][place]["errors"]["bicubic"]["rmse_m"] == pytest.approx(
+    for region, cells in (("inside training window", window & near),
+                          ("outside training window", ~window & near)):
+        assert metrics["by_region"][region]["n_cells"] == cells.sum() > 100
+        assert metrics["by_region"][region]["errors"]["bicubic"]["rmse_m"] == pytest.approx(
             np.sqrt(np.mean((bicubic - thk)[cells] ** 2)))
-        assert place in said
+        assert region in said
 
     # The file of a finer map quotes it.
     assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == [{
@@ -878,17 +887,19 @@ def test_reconstruction_scores_by_hand(folder, capsys):
                    for method, of_method in metrics["all"]["errors"].items()}}]
 
 
-def test_places_are_scored_only_where_the_projection_is_that_of_the_run():
+def test_regions_are_scored_only_in_the_projection_of_the_run():
     """A map in the Arctic, on the numbers of an Antarctic training window."""
     thk, topg = rough(16, 16)
-    for map_crs, run_crs, places in (
-            (projections.EPSG_3031, projections.EPSG_3031, {"inside training window", "outside training window"}),
+    both = {"inside training window", "outside training window"}
+    for map_crs, run_crs, regions in (
+            (projections.EPSG_3031, projections.EPSG_3031, both),
             (EPSG_3413, projections.EPSG_3031, set()), ({}, projections.EPSG_3031, set()),
             (projections.EPSG_3031, {}, set())):
         fine, coarse = reconstruction.coarsen_map(grid_map(thk, topg, 5000.0, crs=map_crs), 4)
-        scores = reconstruction.score_reconstruction({"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
-                                     example_settings(data=DATA | {"crs": run_crs}), 4)
-        assert set(scores["by_region"]) == places
+        scores = reconstruction.score_reconstruction(
+            {"bicubic": thk + 2, "model": thk + 1}, fine, coarse,
+            example_settings(data=DATA | {"crs": run_crs}), 4)
+        assert set(scores["by_region"]) == regions
         assert scores["all"]["mse_ratio"] == {"bicubic": pytest.approx(1 / 4)}
 
 
@@ -919,7 +930,7 @@ def test_reconstruction_of_a_map_with_gaps_counts_cells_of_one_grid(folder, caps
 
 
 @pytest.mark.parametrize("values", [0, np.nan])
-def test_reconstruction_of_a_bed_that_is_missing_everywhere_is_refused(folder, values):
+def test_reconstruction_without_any_bed_value_is_rejected(folder, values):
     write_run()
     save_map("coarse.nc", np.full((16, 16), values), np.full((16, 16), np.nan), spacing_m=5000.0)
     with pytest.raises(InputError, match="no bed"):
@@ -950,7 +961,7 @@ def test_two_maps_of_one_name_keep_their_results_apart(folder):
             f"map_fine_x4_{checksum}.png")}
 
 
-def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
+def test_run_scores_are_those_of_its_present_weights(folder):
     settings = write_run()
     save_map("coarse.nc", *rough(16, 16), spacing_m=5000.0)
     metrics = downscale.run_reconstruction_test("made", "coarse.nc")
@@ -972,8 +983,8 @@ def test_scores_of_a_run_are_those_of_its_weights_as_they_are(folder):
     assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == []
 
 
-def test_formula_on_the_whole_continent_is_as_known(real_grid):
-    """Bicubic, surface base, the same made consistent: RMSE on cell means of the 8 km map, 4x.
+def test_formula_on_the_whole_continent_has_the_known_error(real_grid):
+    """Bicubic, surface minus bed, the same made consistent: RMSE on means of the 8 km map, 4x.
 
     Of 833 x 833 cells the first 832 x 832, on ice (more than 1 m) and up to 8 cells from it. A
     script with numpy and scipy alone gives the same: 119.340, 46.842, 38.066 m. DESIGN.md has
@@ -985,8 +996,8 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
     settings = example_settings(filters=[1], kernels=[1, 1], self_ensemble=False)
     fine, coarse = reconstruction.coarsen_map(ice_map, 4)
     chain = model.compile_chain(model.build_layers(settings), settings, whole_map=True)
-    scores = reconstruction.score_reconstruction(downscale.reconstruct(chain, fine, coarse, settings, 4), fine, coarse,
-                                 settings, 4)
+    thk_by_method = downscale.reconstruct(chain, fine, coarse, settings, 4)
+    scores = reconstruction.score_reconstruction(thk_by_method, fine, coarse, settings, 4)
     assert scores["all"]["n_cells"] == 238699
     for method, rmse_m in (("bicubic", 119.34), ("surface_minus_bed", 46.84),
                            ("surface_minus_bed_consistent", 38.07)):
@@ -995,11 +1006,11 @@ def test_formula_on_the_whole_continent_is_as_known(real_grid):
 
 
 @pytest.mark.parametrize("ripples_m", [0.0, 200.0])
-def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m):
+def test_dome_has_the_same_error_in_every_octant(ripples_m):
     """Bueler's test C (2005) on a flat bed, and its surface over ripples around its middle.
 
     Cells on an axis or a diagonal are of two octants, and left out. Weights drawn at random have a
-    direction: one turn alone leaves it in the error.
+    direction: a single prediction has it in its error.
     """
     axis = (np.arange(48) - 23.5) * 40e3
     far_m, azimuth = np.hypot(axis[:, None], axis), np.arctan2(axis[:, None], axis) / (np.pi / 4)
@@ -1008,11 +1019,11 @@ def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m
     thk = np.where(thk > 0, np.maximum(500 + thk - topg, 0), 0)
     fine, coarse = reconstruction.coarsen_map(grid_map(thk, topg, 40e3), 4)
     unevenness = []
-    for turns in (True, False):
-        settings = example_settings(recipe="map", data=DATA, self_ensemble=turns)
-        error = refined(settings, coarse, topg, scatter=0.05)["model"] - fine["thk"]
+    for self_ensemble in (True, False):
+        settings = example_settings(recipe="map", data=DATA, self_ensemble=self_ensemble)
+        error = downscaled_in_memory(settings, coarse, topg, scatter=0.05)["model"] - fine["thk"]
         octants = [error[(azimuth > i + 1e-6) & (azimuth < i + 1 - 1e-6)] for i in range(-4, 4)]
-        rmse_m = np.array([compute_rmse_m(each, 0) for each in octants])
+        rmse_m = np.array([compute_rmse_m(octant, 0) for octant in octants])
         unevenness.append(np.ptp(rmse_m) / rmse_m.mean())
     assert unevenness[0] < 0.01 < unevenness[1]
 
@@ -1020,7 +1031,7 @@ def test_a_dome_without_a_direction_has_the_same_error_in_every_octant(ripples_m
 # ---------------------------------------------------------------- figures
 
 
-def test_worst_square_is_where_the_squares_are_largest():
+def test_worst_square_has_the_largest_mean_square():
     rng = np.random.default_rng(0)
     for shape, side in (((12, 17), 4), ((9, 20), 5), ((6, 6), 6)):
         field = rng.standard_normal(shape)
@@ -1050,7 +1061,8 @@ def test_figure_of_a_reconstruction_zooms_where_the_model_is_worst(drawn, monkey
     by_method["bicubic"][2:10, 2:10] += 100  # not the model's
     by_method["model"][12:20, 24:32] -= 90
     coarse = reconstruction.coarsen_map(fine, 4)[1]
-    metrics = reconstruction.score_reconstruction(by_method, fine, coarse, example_settings(data=DATA), 4) | {
+    metrics = reconstruction.score_reconstruction(
+        by_method, fine, coarse, example_settings(data=DATA), 4) | {
         "run": "made", "map": "here.nc", "from_km": 20.0, "to_km": 5.0, "synthetic": True}
     figure = figures.plot_reconstruction(metrics, by_method, fine)
     assert drawn == [figure]

@@ -1,4 +1,4 @@
-"""What a flow model feels of a thickness: against numbers by hand and closed forms."""
+"""Errors that matter to flow models: against numbers by hand and closed forms."""
 
 import json
 
@@ -47,7 +47,8 @@ def test_errors_of_a_tilted_map_by_hand():
     shape = (6, 6)
     topg = 50 + plane(shape, 0.002, 0)
     label = np.full(shape, 1000.0)
-    found = flow_metrics.compute_flow_errors(label + plane(shape, 0, 0.001), label, topg, 1000.0, everywhere(topg))
+    found = flow_metrics.compute_flow_errors(label + plane(shape, 0, 0.001), label, topg, 1000.0,
+                                             everywhere(topg))
     assert found["slope_rmse_m_km"] == pytest.approx(1)
     assert found["slope_error_99_m_km"] == pytest.approx(1)
     assert found["rmse_m"] == pytest.approx(np.sqrt(np.mean(np.arange(6.0) ** 2)))
@@ -108,7 +109,7 @@ def shelf():
     return np.full((12, 12), 300.0), topg
 
 
-def test_pinning_points_are_grounded_patches_within_floating_ice():
+def test_pinning_points_are_grounded_regions_within_floating_ice():
     thk, topg = shelf()
     topg[5:7, 6] = -200      # one of two cells
     topg[7, 7] = -200        # touches it by a corner: the same
@@ -120,10 +121,11 @@ def test_pinning_points_are_grounded_patches_within_floating_ice():
     assert flow_metrics.count_regions(points) == 2
     assert (points > 0).sum() == 4
     thk[1, 3] = 0            # sea beside the other one
-    assert flow_metrics.count_regions(flow_metrics.label_pinning_points(utils.classify_cells(thk, topg))) == 1
+    points = flow_metrics.label_pinning_points(utils.classify_cells(thk, topg))
+    assert flow_metrics.count_regions(points) == 1
 
 
-def test_pinning_points_missed_and_invented():
+def test_missed_and_spurious_pinning_points():
     label, topg = shelf()
     topg[5:7, 6] = -260      # 300 m lie on it, 250 m float over it
     topg[2, 4] = -260
@@ -133,14 +135,14 @@ def test_pinning_points_missed_and_invented():
     found = flow_metrics.compute_flow_errors(thk, label, topg, 1000.0, everywhere(topg))
     assert (found["pinning_points"], found["pinning_points_missed"],
             found["pinning_points_spurious"]) == (2, 1, 1)
-    # A point that the map joins to the land is neither lost nor invented.
+    # A point that the map joins to the land is neither missed nor spurious.
     thk = np.where(everywhere(label), 2000.0, 0)
     found = flow_metrics.compute_flow_errors(thk, label, topg, 1000.0, everywhere(topg))
     assert (found["pinning_points_missed"], found["pinning_points_spurious"]) == (0, 0)
 
 
 @pytest.mark.parametrize("thk_m", [0.0, 500.0])
-def test_what_there_is_nothing_for_is_left_out(thk_m, capsys):
+def test_undefined_metrics_are_omitted(thk_m, capsys):
     """No ice at all, or a level plain without a slope; and a bed unknown where nothing counts."""
     label, topg = np.full((4, 4), thk_m), np.full((4, 4), 10.0)
     topg[0, 0] = np.nan
@@ -154,7 +156,7 @@ def test_what_there_is_nothing_for_is_left_out(thk_m, capsys):
     assert "-" in capsys.readouterr().out
 
 
-def test_plain_methods_by_hand():
+def test_interpolation_baselines_by_hand():
     """Cells 2 wide; centres of the coarse ones at 0.5 and 2.5 of the fine cells."""
     coarse = np.array([[0.0, 4], [8, 12]])
     found = flow_metrics.interpolation_baselines(coarse, 2)
@@ -171,7 +173,7 @@ def test_the_ice_of_the_shock_test_flows_as_the_closed_form_does(monkeypatch):
     n = 3; it keeps its volume, and its height falls as t^(-1/9) from t0, here 413 years.
     """
     monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "benchmarks"))
-    import shock
+    import initialisation_shock
     height_m, radius_m, spacing_m = 3600.0, 750e3, 16e3
     stiff = 2 * 1e-16 * (utils.RHO_ICE * 9.81) ** 3 / 5
     t0 = (7 / 4) ** 3 * radius_m**4 / height_m**7 / (18 * stiff)
@@ -182,9 +184,10 @@ def test_the_ice_of_the_shock_test_flows_as_the_closed_form_does(monkeypatch):
         stretch = ((t0 + years) / t0) ** (-1 / 18)
         return height_m * stretch**2 * np.maximum(1 - (stretch * far) ** (4 / 3), 0) ** (3 / 7)
 
-    seen, _, cut = shock.relax(dome(0), np.full(far.shape, 500.0), spacing_m, utils.DENSITIES)
+    seen, _, cut = initialisation_shock.relax(dome(0), np.full(far.shape, 500.0), spacing_m,
+                                              utils.DENSITIES)
     inner = far < 0.85  # at its edge the closed form is infinitely steep
-    change = (dome(shock.STOPS[-1]) - dome(0))[inner]
+    change = (dome(initialisation_shock.STOPS[-1]) - dome(0))[inner]
     assert change.min() == pytest.approx(-9, abs=1)
     assert compute_rmse_m((seen[-1] - dome(0))[inner], change) < 0.01 * compute_rmse_m(change, 0)
     assert seen[-1].sum() == pytest.approx(dome(0).sum(), rel=1e-5)

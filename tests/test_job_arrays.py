@@ -1,4 +1,4 @@
-"""Work for many machines: parts of a map, folds and seeds by themselves, on real processes too."""
+"""Work for many machines: strips of a map, folds and seeds as jobs, on real processes too."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def make(output, *argv):
-    """Fields and attributes of what downscale.py makes of coarse.nc with the run `made`."""
+    """Return fields and attributes of coarse.nc downscaled with the run `made`."""
     assert downscale.main(["coarse.nc", "--run", "made", "--output", output, *argv]) == 0
     return read(output)
 
@@ -36,17 +36,17 @@ def read(path):
         return {name: variable[...] for name, variable in ds.variables.items()}, dict(ds.__dict__)
 
 
-def assert_together(parts, whole, downwards=False):
-    """Fields of parts, from the lowest y, put together are those of the whole map, bit for bit."""
+def assert_strips_equal(strips, whole, downwards=False):
+    """Fields of strips, from the lowest y, joined are those of the whole map, bit for bit."""
     for name, field in whole.items():
-        pieces = [part[name] for part in parts][::-1 if downwards else 1]
+        pieces = [strip[name] for strip in strips][::-1 if downwards else 1]
         found = np.concatenate(pieces) if name == "y" or field.ndim == 2 else pieces[0]
         assert found.dtype == field.dtype and found.tobytes() == field.tobytes(), name
 
 
 @pytest.mark.filterwarnings("ignore:In a future version of xarray")
 @pytest.mark.parametrize("downwards", [False, True])
-def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downwards):
+def test_strips_equal_whole_map_bitwise(folder, monkeypatch, downwards):
     """With unknown cells and intervals; xarray and GDAL open them as one, where they are."""
     monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)  # the smallest tiles there can be
     write_run(scatter=0.05, **CALIBRATED)
@@ -56,11 +56,11 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
     save_map("coarse.nc", thk, topg, at=(x, y[::-1] if downwards else y),
              crs=projections.EPSG_3031)
     whole, about = make("whole.nc")
-    assert about["part"] == "1/1" and {"thk_uncertainty", "mask", "usrf"} < set(whole)
+    assert about["strip"] == "1/1" and {"thk_uncertainty", "mask", "usrf"} < set(whole)
     names = [f"fine_{k}.nc" for k in (1, 2, 3)]
-    parts = [make(name, "--strip", f"{k}/3") for k, name in enumerate(names, 1)]
-    assert [about["part"] for _, about in parts] == ["1/3", "2/3", "3/3"]
-    assert_together([fields for fields, _ in parts], whole, downwards)
+    strips = [make(name, "--strip", f"{k}/3") for k, name in enumerate(names, 1)]
+    assert [about["strip"] for _, about in strips] == ["1/3", "2/3", "3/3"]
+    assert_strips_equal([fields for fields, _ in strips], whole, downwards)
     assert len(list((folder / "results").glob("*/*.png"))) == 1  # of the whole map
 
     if shutil.which("gdalbuildvrt"):
@@ -77,7 +77,7 @@ def test_parts_together_are_the_whole_map_bit_for_bit(folder, monkeypatch, downw
             assert np.array_equal(ds[name].values[::order], whole[name], equal_nan=True), name
 
 
-def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncompiled):
+def test_a_file_is_made_again_only_if_something_differs(folder, capsys, uncompiled):
     write_run()
     save_map("coarse.nc", *rough(8, 8))
 
@@ -98,7 +98,7 @@ def test_a_file_is_made_again_only_where_something_differs(folder, capsys, uncom
     assert is_made_again() and not is_made_again()
 
 
-def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
+def test_times_are_computed_by_index_and_in_strips(folder, monkeypatch, capsys):
     monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
     write_run()
     thk, topg = rough(75, 6)
@@ -121,10 +121,10 @@ def test_records_are_made_by_number_and_in_parts(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--strip", "0/3"], "--strip 0/3: expected K/N"), (["--strip", "4/3"], "--strip 4/3: expected"),
-    (["--strip", "2"], "--strip 2: expected K/N"), (["--strip", "1/2"], "1 rows of tiles, so many"),
+    (["--strip", "0/3"], "--strip 0/3: expected K/N"), (["--strip", "4/3"], "4/3: expected"),
+    (["--strip", "2"], "--strip 2: expected K/N"), (["--strip", "1/2"], "at most 1 strips"),
     (["--self-ensemble", "3"], "invalid choice: 3")])
-def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, message):
+def test_invalid_strips_and_ensembles_are_one_line(folder, capsys, argv, message):
     write_run()
     save_map("coarse.nc", *rough(8, 8))
     status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", "--output", "fine.nc",
@@ -133,8 +133,8 @@ def test_parts_and_turns_that_cannot_be_are_one_line(folder, capsys, argv, messa
     assert not (folder / "fine.nc").exists()
 
 
-def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, capsys):
-    """Real processes: one killed hard, then two by xargs with the same part at once."""
+def test_killed_strips_are_made_again_and_two_jobs_may_write_one(folder, capsys):
+    """Real processes: one killed hard, then two by xargs with the same strip at once."""
     write_run(scatter=0.05)
     save_map("coarse.nc", *rough(300, 8))  # two rows of tiles
     script = [sys.executable, str(REPOSITORY / "downscale.py"), "coarse.nc", "--run", "made"]
@@ -151,7 +151,7 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
     assert done.returncode == 0, done.stderr
     make("fine_2.nc", "--strip", "2/2")
     whole, _ = make("whole.nc")
-    assert_together([read(f"fine_{k}.nc")[0] for k in (1, 2)], whole)
+    assert_strips_equal([read(f"fine_{k}.nc")[0] for k in (1, 2)], whole)
 
     before = (folder / "fine_2.nc").stat().st_mtime_ns
     make("fine_2.nc", "--strip", "2/2")
@@ -159,12 +159,12 @@ def test_killed_parts_are_made_again_and_two_of_one_part_do_not_hurt(folder, cap
     assert (folder / "fine_2.nc").stat().st_mtime_ns == before
 
 
-# ---------------------------------------------------------------- turns
+# ---------------------------------------------------------------- self-ensemble
 
 
-@pytest.mark.parametrize("turns", SELF_ENSEMBLE_MEMBERS)
-def test_turns_are_averaged_as_asked_and_make_a_group(turns):
-    """A group: averaged, the result is the same from each of its sides."""
+@pytest.mark.parametrize("size", SELF_ENSEMBLE_MEMBERS)
+def test_self_ensemble_is_the_mean_over_a_group_of_symmetries(size):
+    """A group: the mean of a flipped map is the flipped mean."""
     rng = np.random.default_rng(0)
     thk = np.float32(rng.uniform(0, 1000, (1, 5, 5)))
     shift = np.float32(rng.uniform(0, 100, (1, 5, 5)))
@@ -172,17 +172,18 @@ def test_turns_are_averaged_as_asked_and_make_a_group(turns):
     def chain(thk, topg):
         return [thk + shift]
 
-    numbers = SELF_ENSEMBLE_MEMBERS[turns]
-    (found,), spread = model.predict_ensemble(chain, thk, [], turns)
-    each = [model.apply_symmetry(model.apply_symmetry(thk, number) + shift, number, inverse=True) for number in numbers]
-    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-6)
-    np.testing.assert_allclose(spread, np.std(each, axis=0), atol=1e-3)
+    numbers = SELF_ENSEMBLE_MEMBERS[size]
+    (found,), spread = model.predict_ensemble(chain, thk, [], size)
+    members = [model.apply_symmetry(model.apply_symmetry(thk, number) + shift, number,
+                                    inverse=True) for number in numbers]
+    np.testing.assert_allclose(found, np.mean(members, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(spread, np.std(members, axis=0), atol=1e-3)
     for number in numbers:
-        (turned,), _ = model.predict_ensemble(chain, model.apply_symmetry(thk, number), [], turns)
+        (turned,), _ = model.predict_ensemble(chain, model.apply_symmetry(thk, number), [], size)
         np.testing.assert_allclose(turned, model.apply_symmetry(found, number), rtol=1e-5)
 
 
-def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
+def test_a_smaller_self_ensemble_warns_and_has_no_intervals(folder, capsys, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(8, 12))
     eight, about = make("fine.nc")
@@ -191,12 +192,12 @@ def test_fewer_turns_have_no_intervals_and_say_so(folder, capsys, uncompiled):
     capsys.readouterr()
     two, about = make("fine2.nc", "--self-ensemble", "2")
     assert about["self_ensemble"] == 2 and "thk_uncertainty" not in two
-    assert "note: no thk_uncertainty: it was calibrated on the spread of 8 turns, not of 2\n" in (
+    assert "warning: no thk_uncertainty: it was calibrated for a self-ensemble of 8" in (
         capsys.readouterr().out)
     assert np.nanmax(np.abs(two["thk"] - eight["thk"])) > 0
 
 
-def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
+def test_reconstructions_of_a_smaller_self_ensemble_get_their_own_files(folder, uncompiled):
     write_run(scatter=0.05, **CALIBRATED)
     save_map("coarse.nc", *rough(16, 24), spacing_m=5000.0)
     for argv in ([], ["--self-ensemble", "1"]):
@@ -205,13 +206,14 @@ def test_hindcasts_of_fewer_turns_get_files_of_their_own(folder, uncompiled):
              for path in (folder / "results" / "made").glob("reconstruction_*.json")}
     assert {name: metrics["self_ensemble"] for name, metrics in found.items()} == {
         "reconstruction": 8, "reconstruction_self_ensemble1": 1}
-    assert "uncertainty" in found["reconstruction"] and "uncertainty" not in found["reconstruction_self_ensemble1"]
+    assert "uncertainty" in found["reconstruction"]
+    assert "uncertainty" not in found["reconstruction_self_ensemble1"]
 
 
 # ---------------------------------------------------------------- folds and seeds
 
 
-def test_every_fold_and_seed_is_trained_once_and_by_itself_where_asked(folder, capsys, narrow):
+def test_every_fold_and_seed_is_trained_once_and_as_a_job(folder, capsys, narrow):
     """A fold as the jobs of an array do, then what is missing; the last command prints a table."""
     sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 328))  # 3 x 8 patches, two blocks
     window = (-1741591, -1741591 + 327 * 5000, -915923, -915923 + 122 * 5000)
@@ -243,10 +245,11 @@ def test_every_fold_and_seed_is_trained_once_and_by_itself_where_asked(folder, c
     assert not list((folder / "results").glob("*/*.png"))
 
 
-def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
+def test_a_seed_is_trained_as_a_job(small_patches, folder, monkeypatch):
     """The K-th of --seeds, or of --crossval with all its seeds."""
     made = []
-    monkeypatch.setattr(train, "train_and_evaluate", lambda args, fold: made.append((args.run, fold)) or 0)
+    monkeypatch.setattr(train, "train_and_evaluate",
+                        lambda args, fold: made.append((args.run, fold)) or 0)
     monkeypatch.setattr(evaluate, "write_summary_table", lambda name, runs: made.append(name))
     seeds = ["--scale", "4", "--seeds", "3", "--seed", "5"]
     train.main([*seeds, "--job", "2"])
@@ -263,6 +266,6 @@ def test_a_seed_is_trained_by_itself(small_patches, folder, monkeypatch):
     (["--seeds", "2", "--summary-only", "--job", "1"], "goes with --crossval or --seeds"),
     (["--crossval", "2", "--job", "3"], "--job 3: expected 1 to 2"),
     (["--seeds", "2", "--job", "0"], "--job 0: expected 1 to 2")])
-def test_folds_that_cannot_be_are_one_line(folder, capsys, argv, message):
+def test_invalid_folds_are_one_line(folder, capsys, argv, message):
     status, said = run_main(train.main, ["--scale", "4", *argv], capsys)
     assert status == 2 and message in said and said.count("\n") == 1
