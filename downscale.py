@@ -181,7 +181,7 @@ def print_job(ice_map, settings, scale):
     if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
         print(f"note: the run was trained for a resolution of {data['spacing_m'] / 1000:g} km")
     if "uncertainty" not in settings:
-        print(f"warning: thk_uncertainty is not written: run {run} is not calibrated for {scale}x "
+        print(f"warning: no thk_uncertainty: run {run} is not calibrated for {scale}x "
               f"(python train.py --calibrate --run {run}, for its own scale)")
 
 

@@ -352,7 +352,7 @@ def test_calibrated_run_writes_half_widths(folder, capsys):
         assert "Calibrated on 40 training and 3 held-out patches of made.nc" in (
             ds["thk_uncertainty"].comment)
         assert json.loads(ds.model_settings)["uncertainty"] == FIT
-    assert "thk_uncertainty is not written" not in capsys.readouterr().out
+    assert "no thk_uncertainty" not in capsys.readouterr().out
 
 
 def test_half_widths_follow_from_the_spread_whatever_the_tiles(folder, monkeypatch):
@@ -381,7 +381,7 @@ def test_uncalibrated_run_warns_and_writes_no_half_width(folder, capsys, changes
     save_map("coarse.nc", *rough(8, 8))
     assert "thk_uncertainty" not in downscaled("--run", "made", *argv)
     said = capsys.readouterr().out
-    assert "warning: thk_uncertainty is not written: run made is not calibrated" in said
+    assert "warning: no thk_uncertainty: run made is not calibrated" in said
     assert "--calibrate" in said
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds.uncertainty == "" and "ancillary_variables" not in ds["thk"].ncattrs()
@@ -648,8 +648,9 @@ def test_time_and_bed_time_select_the_time_of_map_and_bed(folder, capsys, monkey
     assert "coarse.nc: time index 1 of 3 (2101-01-01)" in said
     assert "bed bed.nc: time index 0 of 2 (2100-01-01)" in said
     assert reconstruction_file("reconstruction_coarse_time1_x4_*.json") == metrics
-    assert (metrics["map"], metrics["time_label"]) == ("coarse.nc", "time index 1 of 3 (2101-01-01)")
-    assert (metrics["bed"], metrics["bed_time_label"]) == ("bed.nc", "time index 0 of 2 (2100-01-01)")
+    assert (metrics["map"], metrics["bed"]) == ("coarse.nc", "bed.nc")
+    assert metrics["time_label"] == "time index 1 of 3 (2101-01-01)"
+    assert metrics["bed_time_label"] == "time index 0 of 2 (2100-01-01)"
     assert metrics["bed_sha256"] == files.hash_file("bed.nc")
 
 
@@ -924,7 +925,7 @@ def test_reconstruction_of_a_map_with_gaps_counts_cells_of_one_grid(folder, caps
     thk[0, :8] = np.nan  # over a known bed: no ice
     save_map("coarse.nc", thk, topg, spacing_m=5000.0)
     metrics = downscale.run_reconstruction_test("made", "coarse.nc")
-    assert "coarse.nc: 9 cells have no thickness: 1 of them unknown, the others" in (
+    assert "coarse.nc: 9 cells have no thickness: 1 of them have no bed either" in (
         capsys.readouterr().out)
     assert metrics["all"]["n_cells"] == 16 * 16 - 16
 
