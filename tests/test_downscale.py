@@ -883,7 +883,7 @@ def test_reconstruction_scores_by_hand(folder, capsys):
 
     # The file of a finer map quotes it.
     assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == [{
-        "of": "hindcast of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
+        "of": "reconstruction of the whole map", "map": "coarse.nc", "scale": 4, "degrade": "area",
         "rmse_m": {method: round(of_method["rmse_m"], 2)
                    for method, of_method in metrics["all"]["errors"].items()}}]
 

@@ -1,14 +1,14 @@
-"""Whether a run prefers a direction: the error by azimuth on a dome that has none.
+"""Rotational symmetry of a run: its error by azimuth on a radially symmetric dome.
 
     python tests/benchmarks/rotational_symmetry.py RUN [RUN ...]      # half a minute a run
 
-The dome is that of test C of Bueler et al. (2005, doi:10.3189/172756505781829449), closed form and
-radially symmetric, on cells of 8 km: on a flat bed, and with the same surface on a bed that has
-ripples around its middle. It is reduced to cell means and rebuilt by RUN, of recipe map. Printed:
-RMSE [m], and how far that of a sector is off it at most [%]: of the eight octants, which a program
-without a preferred direction leaves the same, since they are turns and flips of each other (cells
-on an axis or a diagonal are of two octants and left out); and of the sectors around the axes and
-around the diagonals, which no square grid leaves the same.
+The dome is test C of Bueler et al. (2005, doi:10.3189/172756505781829449), a closed form, on cells
+of 8 km: on a flat bed, and with the same surface on a bed with concentric ripples. It is coarsened
+to cell means and reconstructed by RUN, of recipe map. Prints the RMSE [m] and the largest deviation
+from it [%] among the eight octants, which are rotations and flips of each other and so the same for
+a program without a preferred direction (cells on an axis or a diagonal belong to two octants and
+are left out); and among the sectors around the axes and around the diagonals, which are not
+equivalent on a square grid.
 """
 
 import sys
@@ -23,15 +23,16 @@ import other_ice_sheets
 
 from icesheet import command_line, flow_metrics
 from icesheet.command_line import InputError
+from icesheet.device import set_up_device
 from icesheet.scores import compute_rmse_m
 
 SPACING_M = 8000.0
 CELLS = 240  # along a side, a multiple of twice the coarse cells
-RIPPLES = (200.0, 60e3)  # height [m] and length [m] of those of the rough bed
+RIPPLES = (200.0, 60e3)  # height and wavelength [m] of the ripples of the rough bed
 
 
 def dome(cells=CELLS, spacing_m=SPACING_M):
-    """Thickness (y, x) m of test C at its first time (15208 years), and distance, azimuth [m, deg].
+    """Return thickness [m], distance [m] and azimuth [deg] (y, x) of test C at 15208 years.
 
     3600 (1 - (r / 750 km)^(4/3))^(3/7) m, that is n = 3.
     """
@@ -42,7 +43,7 @@ def dome(cells=CELLS, spacing_m=SPACING_M):
 
 
 def domes(thk, far_m):
-    """Ice and bed of the two, {name: (thk, topg)}, each (y, x) m, above the sea; of one surface."""
+    """Return the two ice sheets, {name: (thk, topg)}, (y, x) [m], above the sea, of one surface."""
     height_m, length_m = RIPPLES
     topg = 500 + height_m * np.cos(2 * np.pi * far_m / length_m)
     return {"flat": (thk, np.full(thk.shape, 500.0)),
@@ -50,7 +51,7 @@ def domes(thk, far_m):
 
 
 def unevenness(error, near, sectors):
-    """How far, at most, the RMS of `error` in one of the sectors (bool) is off that in all [%]."""
+    """Return the largest deviation of the RMS error in a sector (bool) from that in all [%]."""
     whole = compute_rmse_m(error[near & np.any(sectors, axis=0)], 0)
     return 100 * max(abs(compute_rmse_m(error[near & sector], 0) / whole - 1) for sector in sectors)
 
@@ -58,18 +59,20 @@ def unevenness(error, near, sectors):
 def main():
     if len(sys.argv) < 2:
         raise InputError("expected one run or more; see the top of this file")
+    set_up_device()
     thk, far_m, azimuth = dome()
     octants = [(azimuth > 45 * i + 1e-6) & (azimuth < 45 * (i + 1) - 1e-6) for i in range(8)]
     around_axes = np.abs(azimuth % 90 - 45) > 22.5
     rows = [("", "bed", "method", "RMSE m", "octants %", "axes or diagonals %")]
     for run in sys.argv[1:]:
         for bed, fields in domes(thk, far_m).items():
-            by_method, fine, coarse, _, scale = other_ice_sheets.hindcast(
-                run, other_ice_sheets.made_map(*fields, SPACING_M))
+            by_method, fine, coarse, _, scale = other_ice_sheets.reconstruct(
+                run, other_ice_sheets.make_synthetic_map(*fields, SPACING_M))
+            by_method = flow_metrics.interpolation_baselines(coarse["thk"], scale) | by_method
             near = far_m < 750e3 + 8 * SPACING_M
-            for method, made in (flow_metrics.interpolation_baselines(coarse["thk"], scale) | by_method).items():
+            for method, predicted in by_method.items():
                 if method in flow_metrics.METHOD_NAMES:
-                    error = made.astype(float) - fine["thk"]
+                    error = predicted.astype(float) - fine["thk"]
                     rows.append((run, bed, flow_metrics.METHOD_NAMES[method],
                                  f"{compute_rmse_m(error[near], 0):.2f}",
                                  f"{unevenness(error, near, octants):.3f}",
