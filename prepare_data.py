@@ -4,6 +4,7 @@
     python prepare_data.py --scale 8 --input MAP.nc          # your map: BedMachine, PISM ...
     python prepare_data.py --scale 8 --download              # fetch ALBMAP v1 (16 MB) and use it
     python prepare_data.py --scale 8 --input MAP.nc --degrade area --split block
+    python prepare_data.py --example                         # a coarse map to try downscale.py with
 
 The patches go to data/patches_x8.nc, which train.py reads. Level 0 of a patch is the map reduced by
 the scale and brought back to 41 x 41 by a cubic spline: the input. Each level after it is twice as
@@ -17,7 +18,7 @@ import numpy as np
 import scipy.ndimage
 
 import utils
-from icesheet import albmap, command_line, files, map_files, map_layout
+from icesheet import albmap, command_line, example, files, map_files, map_layout
 from icesheet.command_line import InputError
 from icesheet.patches import (
     NAMES_OF_SOURCE, PATCH_CELLS, SPLITS, apply_split, choose_new_path, cut_patches, default_path,
@@ -294,6 +295,8 @@ def main(argv=None):
     source.add_argument("--input", metavar="MAP.nc", help="map with thk (and topg), x and y")
     source.add_argument("--synthetic", action="store_true", help="synthetic ice sheet (default)")
     source.add_argument("--download", action="store_true", help="fetch ALBMAP v1, 16 MB")
+    source.add_argument("--example", action="store_true", help="write no patches but a coarse "
+                        "synthetic map and its finer bed, to try downscale.py with")
     parser.add_argument("--degrade", choices=("bicubic", "area"), default="bicubic",
                         help="point samples on a cubic spline (the original), or cell means")
     parser.add_argument("--split", choices=("random", "block"), default="random",
@@ -311,6 +314,11 @@ def main(argv=None):
     parser.add_argument("--output", metavar="FILE", help="default data/patches_x<scale>.nc")
     args = parser.parse_args(argv)
     options = map_layout.parse_map_options(args)
+    if args.example:
+        map_path, bed_path = example.write_example_maps(make_synthetic_map())
+        print(f"wrote    {map_path} and {bed_path}, SYNTHETIC; try: python downscale.py {map_path} "
+              f"--run map_x4 --bed {bed_path} --output data/example_fine.nc")
+        return
     if not 0 < args.test_size < 1:
         raise InputError(f"--test-size {args.test_size:g}: expected a share between 0 and 1")
     if args.seed < 0:
