@@ -21,7 +21,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -241,7 +240,7 @@ def train(patches, settings, is_gpu=False):
     last = settings["epochs"]
     if first > 1:
         print(f"resuming after epoch {first - 1}")
-    checkpoints.write_settings(settings | {"versions": files.library_versions()})
+    checkpoints.write_training_settings(settings, first)
 
     def draw(epoch):
         return crops.draw_training_patches(patches, training, places, settings, epoch)
@@ -371,14 +370,18 @@ def make_settings(args):
 
 
 def is_finished(settings):
-    """Whether a run is trained to its last epoch and evaluated after that."""
+    """Return whether a run is trained to its last epoch and evaluated after that.
+
+    What the files say decides: their times are those of a copy, or of a server's clock.
+    """
     run = settings["run"]
     latest = checkpoints.list_checkpoints(checkpoints.run_folder(run) / "latest")
-    metrics = files.RESULTS / run / "metrics.json"
-    return (bool(latest) and int(checkpoints.checkpoint_epoch(latest[0])) >= settings["epochs"]
-            and metrics.exists() and metrics.stat().st_mtime >= Path(
-                f"{latest[0]}.index").stat().st_mtime
-            and evaluate.read_metrics(run)["weights_sha256"] == checkpoints.hash_weights(run))
+    if (not latest or int(checkpoints.checkpoint_epoch(latest[0])) < settings["epochs"]
+            or not (files.RESULTS / run / "metrics.json").exists()):
+        return False
+    metrics = evaluate.read_metrics(run)
+    return (metrics["settings"] == checkpoints.read_settings(run)
+            and metrics["weights_sha256"] == checkpoints.hash_weights(run))
 
 
 def train_and_evaluate(args, fold=()):

@@ -72,6 +72,23 @@ def write_settings(settings):
     files.write_json(run_folder(settings["run"]) / "settings.json", settings)
 
 
+def write_training_settings(settings, first_epoch):
+    """Write settings.json of a run that trains from this epoch on, with the versions of libraries.
+
+    Those of epochs that are trained already stay: a library may have been upgraded since.
+    """
+    path, now = run_folder(settings["run"]) / "settings.json", files.library_versions()
+    versions, later = now, {}
+    if first_epoch > 1 and path.exists():
+        old_settings = read_settings(settings["run"])
+        versions = old_settings["versions"]
+        later = {epoch: other for epoch, other in old_settings.get("later_versions", {}).items()
+                 if epoch.isdecimal() and int(epoch) < first_epoch}
+        if first_epoch <= settings["epochs"] and now != [versions, *later.values()][-1]:
+            later[str(first_epoch)] = now
+    write_settings(settings | {"versions": versions} | ({"later_versions": later} if later else {}))
+
+
 def list_checkpoints(folder):
     """Return the paths of the checkpoints in a folder as TensorFlow names them, latest epoch first.
 

@@ -86,13 +86,14 @@ SETTING_DESCRIPTIONS = {
     "data": (PATCH_FILE_SCHEMA | {"crs": dict},
              "PATCH_FILE_ATTRIBUTES of that file, and crs: attributes of the map's grid mapping"),
     "uncertainty": (UNCERTAINTY_SCHEMA, "calibrated prediction intervals, see train.calibrate"),
-    "versions": ({None: str}, "of Python and the libraries that the run was trained with"),
+    "versions": ({None: str}, "of Python and the libraries that the first epoch was trained with"),
+    "later_versions": ({None: {None: str}}, "the same of others that went on, by their first epoch"),
     "n_threads": (int, "of the CPU that the run was trained with; others change last digits"),
 }
-SETTINGS_SCHEMA = {key + "?" * (key in ("uncertainty", "n_threads")): schema
+SETTINGS_SCHEMA = {key + "?" * (key in ("uncertainty", "later_versions", "n_threads")): schema
                    for key, (schema, _) in SETTING_DESCRIPTIONS.items()}
 # Settings that do not decide the weights; nor does `epochs` where a training can go on.
-NOT_OF_THE_WEIGHTS = {"patches", "versions", "n_threads", "uncertainty"}
+NOT_OF_THE_WEIGHTS = {"patches", "versions", "later_versions", "n_threads", "uncertainty"}
 
 
 def read_validated_json(path, schema, hint):

@@ -200,6 +200,51 @@ def test_runs_that_come_with_the_program_open(run, monkeypatch):
     assert downscale.open_run(run)[0]["run"] == run
 
 
+def test_later_epochs_than_those_resumed_from_are_removed(trained, folder):
+    """After a restart from an earlier checkpoint the damaged one must not stay for good."""
+    latest = folder / "checkpoints/tiny/latest"
+    for epoch in (9, 5):
+        state = load_state(trained)
+        assert int(state["objects"]["epoch"]) == 3
+        state["objects"]["epoch"].assign(epoch)
+        state["history"] += [{"epoch": row, "seconds": 1.0 * row} for row in range(4, epoch + 1)]
+        checkpoints.save_training_state(state["objects"], state["history"], trained)
+        (latest / "ckpt-9.data-00000-of-00001").write_bytes(b"")
+    assert [path.name for path in checkpoints.list_checkpoints(latest)] == ["ckpt-5", "ckpt-3"]
+
+
+@pytest.mark.parametrize("moment", ["is_open_file", "tensorflow_path"])
+def test_a_run_is_read_while_it_trains(trained, folder, monkeypatch, moment):
+    """A training saves another epoch while its files are read (first) or restored (second): what
+    is quoted is the checksum of the weights that were restored.
+    """
+    state, best = load_state(trained), folder / "checkpoints/tiny/best"
+    module = files if moment == "is_open_file" else checkpoints
+    original, sha256 = getattr(module, moment), {}
+
+    def save_first(*args):
+        monkeypatch.setattr(module, moment, original)
+        sha256[3] = files.hash_file(best / "ckpt-3.data-00000-of-00001")
+        state["objects"]["epoch"].assign(4)
+        fill(state["objects"]["layers"], seed=4)
+        train.copy_to_best_layers(state["objects"])
+        state["history"].append({"epoch": 4, "seconds": 4.0})
+        checkpoints.save_training_state(state["objects"], state["history"], trained)
+        sha256[4] = files.hash_file(best / "ckpt-4.data-00000-of-00001")
+        return original(*args)
+
+    layers = model.build_layers(trained)
+    weights = {3: model.list_weights(evaluate.load_layers(trained))}
+    monkeypatch.setattr(module, moment, save_first)
+    checkpoint = checkpoints.restore_best({"layers": layers}, trained)
+    weights[4] = model.list_weights(state["objects"]["layers"])
+    assert checkpoint["epoch"] == (4 if moment == "is_open_file" else 3)
+    assert checkpoint["weights_sha256"] == sha256[checkpoint["epoch"]] and sha256[3] != sha256[4]
+    for weight, written in zip(model.list_weights(layers), weights[checkpoint["epoch"]],
+                               strict=True):
+        np.testing.assert_array_equal(weight, written)
+
+
 # ---------------------------------------------------------------- settings, history
 
 
@@ -248,6 +293,41 @@ def test_a_damaged_history_is_named_before_anything_is_trained(trained, folder, 
     assert "there is no curve of the training up to here" in capsys.readouterr().out
 
 
+def test_versions_are_those_of_the_epochs_that_they_trained(folder, monkeypatch):
+    """Upgrades after epochs 3 and 9; none where nothing is left to train; a damaged checkpoint."""
+    settings = example_settings(epochs=20)
+    for first, version, *expected in (
+            (1, "2.1", "2.1", {}), (3, "2.1", "2.1", {}), (4, "2.2", "2.1", {"4": "2.2"}),
+            (10, "2.3", "2.1", {"4": "2.2", "10": "2.3"}),
+            (21, "2.4", "2.1", {"4": "2.2", "10": "2.3"}),
+            (6, "2.3", "2.1", {"4": "2.2", "6": "2.3"}), (1, "2.3", "2.3", {})):
+        monkeypatch.setattr(files, "library_versions", lambda now=version: {"tensorflow": now})
+        checkpoints.write_training_settings(settings, first)
+        written = checkpoints.read_settings("tiny")
+        assert [written["versions"]["tensorflow"], {
+            epoch: later["tensorflow"] for epoch, later
+            in written.get("later_versions", {}).items()}] == expected
+
+
+def test_restart_removes_what_the_program_made_and_nothing_else(trained, folder):
+    kept = ["results/tiny/paper.pdf", "results/tiny/patches/mine.txt", "checkpoints/tiny/notes.md",
+            "checkpoints/tiny/best/mine/ckpt-1.index"]
+    made = ["results/tiny/metrics.json", "results/tiny/reconstruction_a_x4_0.json",
+            "results/tiny/comparison.png", "results/tiny/patches/row01.png"]
+    for name in kept + made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("text")
+    checkpoints.delete_run("tiny")
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+                  if path.is_file()) == sorted(kept)
+    for name in kept:
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints/tiny/best")
+    (folder / "results/tiny/metrics.json").write_text("text")
+    checkpoints.delete_run("tiny")
+    assert not (folder / "results/tiny").exists() and not (folder / "checkpoints/tiny").exists()
+
+
 # ---------------------------------------------------------------- power cuts, two at once
 
 
@@ -284,6 +364,21 @@ def test_a_run_is_trained_by_one_process_at_a_time(folder, capsys):
     (folder / "checkpoints/tiny").mkdir(parents=True)
     (folder / "checkpoints/tiny/.lock").touch()  # of a process that was killed
     with checkpoints.lock_run("tiny"):
+        pass
+
+
+def test_a_lock_on_a_file_that_has_been_removed_is_none(folder, monkeypatch):
+    """The process that trained removes its lock file between another's open and its lock."""
+    lock_file = files.lock_file
+
+    def remove_first(opened):
+        monkeypatch.setattr(files, "lock_file", lock_file)
+        (folder / "checkpoints/tiny/.lock").unlink()
+        return lock_file(opened)
+
+    monkeypatch.setattr(files, "lock_file", remove_first)
+    with checkpoints.lock_run("tiny"), pytest.raises(InputError, match="is being trained"), \
+            checkpoints.lock_run("tiny"):
         pass
 
 

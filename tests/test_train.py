@@ -50,8 +50,8 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
 def test_every_setting_has_its_meaning_and_only_those(folder, recipe):
     """settings.SETTING_DESCRIPTIONS is what settings.json has: patches, data and versions come with the data."""
     settings = settings_of("--scale", "8", "--recipe", recipe)
-    assert set(settings) | {"patches", "data", "versions", "uncertainty"} == set(SETTING_DESCRIPTIONS)
-    assert set(example_settings()) | {"uncertainty"} == set(SETTING_DESCRIPTIONS)
+    assert set(settings) | {"patches", "data", "versions", "uncertainty", "later_versions"} == set(SETTING_DESCRIPTIONS)
+    assert set(example_settings()) | {"uncertainty", "later_versions"} == set(SETTING_DESCRIPTIONS)
 
 
 def test_command_line_changes_the_recipe(folder):
