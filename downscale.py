@@ -52,7 +52,7 @@ SPLINE_HALO_CELLS = 16  # coarse cells at which a step of 4000 m changes a splin
 
 
 def open_run(run, scale=None, densities=None):
-    """Return a trained run for whole maps: its settings, the scale, and its chain (thk, topg).
+    """Return a trained run: its settings, the scale, its chain (thk, topg), its weights' checksum.
 
     scale: smaller than the run's uses the last stages only, and has no calibrated uncertainty.
     densities: of ice and sea water [kg m-3] for the chain; the settings stay what they are.
@@ -63,12 +63,12 @@ def open_run(run, scale=None, densities=None):
     if scale > settings["scale"]:
         raise InputError(f"run {run} was trained for {settings['scale']}x, not for {scale}x; "
                          "choose a --scale up to that or another --run")
-    layers = evaluate.load_layers(settings)
+    layers, checkpoint_info = evaluate.load_layers(settings)
     if scale != settings["scale"]:  # intervals are calibrated for the whole chain
         settings.pop("uncertainty", None)
     last_stages = dict(list(layers.items())[-model.count_stages(scale):])
     chain = model.compile_chain(last_stages, with_densities(settings, densities), whole_map=True)
-    return settings, scale, chain
+    return settings, scale, chain, checkpoint_info["weights_sha256"]
 
 
 def tile_halo_and_size(settings, scale, baselines=False):
@@ -202,7 +202,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     """
     files.check_output_path(output, map_file, bed_file)
     options = map_layout.DEFAULT_OPTIONS | (options or {})
-    settings, scale, chain = open_run(run, scale, options["densities"])
+    settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
     files.check_output_path(output, settings["patches"])
     effective = with_self_ensemble(with_densities(settings, options["densities"]), self_ensemble)
     map_options = map_options_with_separate_bed(options, settings, bed_file)
@@ -215,7 +215,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options) as bed:
         crs, notes = choose_crs_and_note(ice_map, bed)
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
-                                              [*ice_map["notes"], *notes])
+                                              weights_sha256, [*ice_map["notes"], *notes])
         if fine_map.is_up_to_date(output, attributes):
             print(f"{output}: complete, left as it is")
         else:
@@ -235,7 +235,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     if strip == (1, 1):
         path = f"{result_stem(run, 'map', output, ice_map, bed, scale)}.png"
         figures.save_figure(figures.plot_downscaled(output, ice_map, effective, scale), path,
-                            make_provenance(settings, ice_map, bed, scale))
+                            make_provenance(settings, ice_map, bed, scale, weights_sha256))
         print(f"figure   {path}")
 
 
@@ -265,14 +265,14 @@ def map_options_with_separate_bed(options, settings, bed_file):
         settings["data"])}
 
 
-def make_provenance(settings, ice_map, bed, scale):
+def make_provenance(settings, ice_map, bed, scale, weights_sha256):
     """Return what a result of a whole map was made from, for JSON."""
     bed_provenance = {f"bed{suffix}": bed[key] for suffix, key in (
         ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))} if bed else {}
     return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
             "map_sha256": ice_map["sha256"], "time_label": ice_map["time_label"], **bed_provenance,
             "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
-            "weights_sha256": checkpoints.hash_weights(settings["run"]), "settings": settings}
+            "weights_sha256": weights_sha256, "settings": settings}
 
 
 def reconstruct(chain, fine, coarse, settings, scale):
@@ -298,7 +298,7 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
     metrics. Other arguments: as of downscale_map.
     """
     options = map_layout.DEFAULT_OPTIONS | (options or {})
-    settings, scale, chain = open_run(run, scale, options["densities"])
+    settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
     effective = with_self_ensemble(with_densities(settings, options["densities"]), self_ensemble)
     map_options = map_options_with_separate_bed(options, settings, bed_file)
     ice_map = map_files.read_map(map_file, time_index, **map_options)
@@ -319,7 +319,7 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
               f"{ice_map['thk'].shape} cells make whole coarse cells")
     print_job(coarse, settings, scale)
     thk_by_method = reconstruct(chain, fine, coarse, effective, scale)
-    provenance = make_provenance(settings, fine, bed, scale)
+    provenance = make_provenance(settings, fine, bed, scale, weights_sha256)
     metrics = provenance | {
         "from_km": fine["spacing_m"] * scale / 1000, "to_km": fine["spacing_m"] / 1000,
         "cells": list(fine["thk"].shape), "densities": list(get_densities(effective["data"])),

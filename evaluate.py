@@ -36,12 +36,14 @@ def read_metrics(run):
 
 
 def load_layers(settings):
-    """Return the trained layers of a run, of its best epoch; InputError if they do not fit."""
+    """Return the layers of a run's best epoch, and its {"epoch", "weights_sha256"}, for results.
+
+    Raises InputError if there are none or they do not fit.
+    """
     # Find the checkpoint first: without one the settings may not even build layers.
     checkpoints.restore_best({}, settings)
     layers = model.build_layers(settings)
-    checkpoints.restore_best({"layers": layers}, settings)
-    return layers
+    return layers, checkpoints.restore_best({"layers": layers}, settings)
 
 
 def compute_metrics(predictions, patches, settings, patch_indices, spread=None):
@@ -147,8 +149,7 @@ def evaluate(run, input_file=None, n_rows=figures.COMPARISON_ROWS, all_patches=F
     settings = checkpoints.read_settings(run)
     patches = prepare_data.load_or_make_patches(
         run, settings["scale"], input_file, run_settings=settings, options=options)[1]
-    layers = load_layers(settings)
-    checkpoint_info = checkpoints.restore_best({}, settings)
+    layers, checkpoint_info = load_layers(settings)
     folder, own_densities = files.RESULTS / run, get_densities(settings["data"])
     settings = with_densities(settings, (options or {}).get("densities"))
     densities = get_densities(settings["data"])

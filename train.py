@@ -338,7 +338,7 @@ def calibrate(run, patches):
     settings = checkpoints.read_settings(run)
     if not settings["self_ensemble"]:
         raise InputError(f"run {run} does not average over turns, which tell how sure it is")
-    layers = evaluate.load_layers(settings)
+    layers, _ = evaluate.load_layers(settings)
     parts = [collect_calibration_sample(layers, patches, numbers, settings)
              for numbers in training_and_validation_indices(patches, settings) if len(numbers)]
     parts = [part for part in parts if part["types"]["all"].any()]

@@ -30,7 +30,7 @@ OUTPUT_VARIABLES = {
 }
 
 
-def make_attributes(ice_map, bed, settings, effective, scale, strip, notes):
+def make_attributes(ice_map, bed, settings, effective, scale, strip, weights_sha256, notes):
     """Return the global attributes of a finer map; bed: None without one.
 
     settings: of the run, as they are; effective: with the densities and the ensemble that are used.
@@ -38,7 +38,7 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, notes):
     run, sources = settings["run"], [source for source in (ice_map, bed) if source]
     names = [source["name"] + (f" ({source['time_label']})" if source["time_label"] else "")
              for source in sources]
-    trained_on, weights = settings["data"]["source"], checkpoints.hash_weights(run)
+    trained_on = settings["data"]["source"]
     return {
         "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
                  f"{ice_map['spacing_m'] / scale:g} m",
@@ -53,9 +53,9 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, notes):
         "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
         "strip": "{}/{}".format(*strip), "self_ensemble": effective["self_ensemble"],
         "model_run": run, "model_settings": json.dumps(settings),
-        "model_weights_sha256": weights,
+        "model_weights_sha256": weights_sha256,
         "model_training_citation": settings["data"]["citation"],
-        "model_scores": json.dumps(checkpoints.read_run_scores(run, weights)),
+        "model_scores": json.dumps(checkpoints.read_run_scores(run, weights_sha256)),
         "uncertainty": describe_uncertainty(effective.get("uncertainty"), trained_on, bed),
         "versions": json.dumps(files.library_versions()), "code_sha256": files.hash_code(),
         "comment": "; ".join([

@@ -42,7 +42,7 @@ def test_a_run_is_read_as_it_was_written(run_x4):
     chosen, layers = run_x4
     assert checkpoints.read_settings("tiny") == chosen
     assert checkpoints.restore_best({}, checkpoints.read_settings("tiny"))["epoch"] == 7
-    for weight, written in zip(model.list_weights(evaluate.load_layers(chosen)),
+    for weight, written in zip(model.list_weights(evaluate.load_layers(chosen)[0]),
                                model.list_weights(layers), strict=True):
         np.testing.assert_array_equal(weight, written)
     before = checkpoints.hash_weights("tiny")
@@ -55,7 +55,7 @@ def test_a_smaller_scale_is_made_by_the_last_stages(run_x4):
     chosen, layers = run_x4
     thk, topg = fields_of("level", 2)
     for scale in (None, 4, 2):
-        opened, found, chain = downscale.open_run("tiny", scale)
+        opened, found, chain, _ = downscale.open_run("tiny", scale)
         assert opened == chosen  # of the run, whatever it is used for
         assert found == (scale or 4)
     last = {"stage2": layers["stage2"]}
@@ -234,7 +234,7 @@ def test_a_run_is_read_while_it_trains(trained, folder, monkeypatch, moment):
         return original(*args)
 
     layers = model.build_layers(trained)
-    weights = {3: model.list_weights(evaluate.load_layers(trained))}
+    weights = {3: model.list_weights(evaluate.load_layers(trained)[0])}
     monkeypatch.setattr(module, moment, save_first)
     checkpoint = checkpoints.restore_best({"layers": layers}, trained)
     weights[4] = model.list_weights(state["objects"]["layers"])

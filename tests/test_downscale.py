@@ -302,7 +302,7 @@ def test_stages_that_are_left_out_are_the_first(folder):
     np.testing.assert_allclose(means(fine["thk"], 2), thk, atol=0.01)
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_settings) == settings
-    layers = evaluate.load_layers(settings)
+    layers, _ = evaluate.load_layers(settings)
     for weight in model.list_weights({"first": layers["stage1"]}):
         weight.assign(tf.ones_like(weight))
     save_layers(settings, layers)
@@ -979,7 +979,7 @@ def test_run_scores_are_those_of_its_present_weights(folder):
     with netCDF4.Dataset("fine.nc") as ds:
         assert json.loads(ds.model_scores) == [test, whole]
 
-    layers = scatter_weights(evaluate.load_layers(settings), 0.1)  # trained on
+    layers = scatter_weights(evaluate.load_layers(settings)[0], 0.1)  # trained on
     save_layers(settings, layers)
     assert checkpoints.read_run_scores("made", checkpoints.hash_weights("made")) == []
 

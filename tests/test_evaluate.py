@@ -231,7 +231,7 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     # The numbers are those of the test patches and of the label, worked out here anew.
     test = np.flatnonzero(small_patches["split"] == 2)
     thk, topg = small_patches["thk"][test], small_patches["topg"][test]
-    chain = functools.partial(model.run_chain, evaluate.load_layers(trained), settings=trained)
+    chain = functools.partial(model.run_chain, evaluate.load_layers(trained)[0], settings=trained)
     level0, beds = utils.coarsen_fields(thk[:, -1], 4, "bicubic").astype("f"), utils.build_levels(
         topg[:, -1], 4, "bicubic", "level")
     predicted = model.predict_ensemble(chain, level0, beds, True)[0][-1]

@@ -484,7 +484,7 @@ def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, s
     validation = [row["validation_rmse_m_stage2"] for row in rows]
     path = tf.train.latest_checkpoint(files.CHECKPOINTS / "tiny" / "best")
     assert path.endswith(f"ckpt-{np.argmin(validation) + 1}")
-    layers = evaluate.load_layers(small_settings)
+    layers, _ = evaluate.load_layers(small_settings)
     numbers = find_patches_in_split(small_patches, "validation")
     thk, topg = make_chain_inputs(small_patches, numbers, small_settings)
     predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
@@ -504,7 +504,7 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
     assert epoch == 12 != np.argmin(validation) + 1
     last = load_state(small_settings)["objects"]["layers"]
     for one, other in zip(model.list_weights(last), model.list_weights(
-            evaluate.load_layers(small_settings)), strict=True):
+            evaluate.load_layers(small_settings)[0]), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -105,7 +105,7 @@ def reconstruct(run, ice_map):
 
     Returns {method: (y, x) [m]}, the fine and the coarse map, the settings and the scale.
     """
-    settings, scale, chain = downscale.open_run(run)
+    settings, scale, chain, _ = downscale.open_run(run)
     fine, coarse = reconstruction.coarsen_map(ice_map, scale)
     with contextlib.redirect_stdout(io.StringIO()):
         by_method = downscale.reconstruct(chain, fine, coarse, settings, scale)
