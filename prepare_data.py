@@ -221,32 +221,20 @@ def load_map(input_file=None, download=False, time_index=-1, options=None):
     return make_synthetic_map()
 
 
-def missing_patches_message(run, path, why_not, run_data, patches_file):
-    """Return the error message for patches that do not fit and cannot be made."""
-    advice = ("Give a map with --input MAP.nc, patches with --patches FILE, or ask for the "
-              "synthetic ice sheet with --synthetic")
-    if run_data:
-        advice = f"Run {run} was trained on {run_data['source']}: give that map with --input MAP.nc"
-    if patches_file is not None:
-        advice = "Choose other --patches or another --run"
-    return f"{path}: {why_not or 'no such file'}. {advice}"
-
-
-def make_missing_patches(path, why_not, run_data, input_file, options, about):
+def make_missing_patches(path, why_not, scale, wanted, input_file, options):
     """Make the patches that a run needs, as a run that exists had them; return path and patches.
 
-    about: what find_patches needs to know of them. Raises InputError if the map gives others.
+    path, why_not: of find_patches. Raises InputError if the map now gives other patches.
     """
-    scale, wanted = about[:2]
     ice_map = load_map(input_file, time_index=wanted.get("time_index", -1), options=options)
-    recorded_options = {key: run_data[key] for key in (
-        "degrade", "split_method", "test_size", "seed", "window")} if run_data else {}
+    recorded_options = {key: wanted[key] for key in ("degrade", "test_size", "seed", "window",
+                                                     "split_method") if key in wanted}
     print(f"{path}: {why_not or 'no such file'}; patches of {ice_map['name']} are made first "
           "(prepare_data.py)\n")
     path = prepare(scale, ice_map, output=None if path.exists() else path, replace=False,
                    densities=options.get("densities"), **recorded_options)
     print()
-    path, patches, why_not = find_patches(path, [], *about)
+    path, patches, why_not = find_patches(path, [], scale, wanted)
     if patches is None:
         path.unlink()
         raise InputError(f"{input_file}: patches made from it do not fit: {why_not}; read it as "
@@ -271,20 +259,23 @@ def load_or_make_patches(run, scale, input_file=None, patches_file=None, source=
     run_data, options = run_settings and run_settings["data"], options or {}
     wanted = wanted_contents(run, run_data, input_file, source, options)
     first = Path(patches_file or (run_settings["patches"] if run_data else default_path(scale)))
-    others = sorted(files.DATA.glob("patches_*.nc"))
-    if patches_file is not None or "source_sha256" not in wanted:
-        others = []
-    about = scale, wanted, run_data["fold"] if run_data else fold
-    path, patches, why_not = find_patches(first, others, *about)
+    is_known_map = "source_sha256" in wanted and patches_file is None
+    others = sorted(files.DATA.glob("patches_*.nc")) if is_known_map else []
+    path, patches, why_not = find_patches(first, others, scale, wanted)
     if patches is None:
         is_synthetic = wanted.get("synthetic") and not wanted["source_sha256"]
         is_first_command = source == "any" and not wanted and not why_not
         if patches_file is not None or not (input_file or is_synthetic or is_first_command):
-            raise InputError(missing_patches_message(run, path, why_not, run_data, patches_file))
-        path, patches = make_missing_patches(path, why_not, run_data, input_file, options, about)
+            advice = ("Choose other --patches or another --run" if patches_file is not None else
+                      f"Run {run} was trained on {run_data['source']}: give that map with --input "
+                      "MAP.nc" if run_data else "Give a map with --input MAP.nc, patches with "
+                      "--patches FILE, or ask for the synthetic ice sheet with --synthetic")
+            raise InputError(f"{path}: {why_not or 'no such file'}. {advice}")
+        path, patches = make_missing_patches(path, why_not, scale, wanted, input_file, options)
     if run_data:  # the map's name as the run knew it, whatever the file is called now
         patches["data"] |= {key: run_data[key] for key in NAMES_OF_SOURCE}
-    return path, patches
+    fold = run_data["fold"] if run_data else fold
+    return path, apply_split(patches, "block", fold) if len(fold) else patches
 
 
 def main(argv=None):

@@ -1,16 +1,22 @@
-"""All figures: of test patches, trainings and whole maps.
+"""All figures: what they share, then those of test patches, of trainings, of whole maps.
 
-A plot_... function returns a figure, save_figure writes it. Thickness and its errors are in m, axes
-in km. by_method is {method: thickness of all patches (patch, y, x) [m]}. Nothing here imports
-TensorFlow.
+A plot_... function returns a figure, save_figure writes it. by_method is {method: thickness of all
+patches (patch, y, x) [m]}. Nothing here imports TensorFlow.
 """
 
+import contextlib
 import json
 import math
 import os
+from pathlib import Path
 
 # Notebooks and clusters set a backend that may not be there. Figures are files: only --show asks.
 WISHED_BACKEND = os.environ.pop("MPLBACKEND", "")
+# No matplotlibrc is read, which may ask for LaTeX or be broken: matplotlib looks for it in the
+# working folder, then where this variable says.
+os.environ["MATPLOTLIBRC"] = os.devnull
+with contextlib.chdir(Path(__file__).parent):
+    import matplotlib
 
 import matplotlib.colors
 import matplotlib.patches
@@ -37,7 +43,7 @@ MIN_COLOUR_RANGE_M = 100.0  # least end of a thickness scale
 ERROR_PERCENTILE = 99.5    # ends the scale of errors and widths; beyond it colours saturate
 MAX_PANEL_CELLS = 1200     # longest side of a map in a figure; it is read at up to twice that
 ZOOM_CELLS = 96            # side of the zoom, in fine cells
-matplotlib.rcdefaults()  # the same figures whatever a user's matplotlibrc asks for, LaTeX say
+GROUNDED = utils.CELL_TYPES.index("grounded_ice")
 plt.rcParams.update({
     "savefig.dpi": 150, "font.size": 8, "figure.titlesize": 11, "axes.titlesize": 9,
     "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -78,9 +84,6 @@ def save_figure(figure, path, provenance):
         plt.close(figure)
 
 
-# ---- What figures share -------------------------------------------------------------------------
-
-
 def mark_synthetic(title, is_synthetic):
     """Return the title of a figure, which says first if nothing in it is real."""
     return "SYNTHETIC ice sheet, no real place\n" * bool(is_synthetic) + title
@@ -100,11 +103,12 @@ def pick_patches_by_rank(rmse_m, count):
 
     From 3 on best, median and worst are among them. Returns {position in rmse_m: its rank's name}.
     """
-    order, last = np.argsort(rmse_m, kind="stable"), len(rmse_m) - 1
-    ranks = np.linspace(0, last, min(count, last + 1)).round().astype(int)
-    ranks[len(ranks) // 2] = (last + 1) // 2 if len(ranks) > 2 else ranks[len(ranks) // 2]
-    names = {last: "worst", (last + 1) // 2: "median", 0: "best"}
-    return {order[rank]: names.get(rank, f"rank {rank + 1} of {last + 1}") for rank in ranks}
+    order, n = np.argsort(rmse_m, kind="stable"), len(rmse_m)
+    ranks = np.linspace(0, n - 1, min(count, n)).round().astype(int)
+    if len(ranks) > 2:
+        ranks[len(ranks) // 2] = n // 2
+    names = {n - 1: "worst", n // 2: "median", 0: "best"}
+    return {order[rank]: names.get(rank, f"rank {rank + 1} of {n}") for rank in ranks}
 
 
 def km_extent(x, y):
@@ -133,27 +137,23 @@ def error_colour_limit_m(error):
     return max(float(np.percentile(np.abs(error), ERROR_PERCENTILE)), 1.0)
 
 
-# ---- Test patches -------------------------------------------------------------------------------
-
-
 def plot_comparison(metrics, patches, by_method, count):
     """Plot `count` test patches, one a row: every method, the reference, and the errors.
 
-    Patches are picked by the RMSE of the network, among those with ice. Thickness has one colour
-    scale across a row, errors have one in the whole figure.
+    Patches are picked by the RMSE of the network, among those with ice: an empty sea is no best.
+    Thickness has one colour scale across a row, errors have one in the whole figure.
     """
     test, label = find_patches_in_split(patches, "test"), patches["thk"][:, -1]
     has_ice = utils.is_ice(label[test]).mean(axis=(1, 2)) >= MIN_ICE_SHARE
     test = test[has_ice] if has_ice.any() else test
     rmse = compute_patch_rmse_m(by_method, label)
-    rank_names = {test[i]: name for i, name in pick_patches_by_rank(
-        rmse["model"][test], count).items()}
-    rows, n = list(rank_names), len(by_method)
+    picked = pick_patches_by_rank(rmse["model"][test], count)
+    rows, n = test[list(picked)], len(by_method)
     limit = error_colour_limit_m(by_method["bicubic"][rows] - label[rows])
     figure, grid = plt.subplots(len(rows), 2 * n + 1, figsize=(5.6 * n + 3, 2.7 * len(rows) + 1.2),
                                 squeeze=False, layout="constrained")
     figure.suptitle(figure_title(metrics))
-    for axes, (patch, rank_name) in zip(grid, rank_names.items(), strict=True):
+    for axes, patch, rank_name in zip(grid, rows, picked.values(), strict=True):
         extent = km_extent(patches["x"][patch], patches["y"][patch])
         limits = (0, max(label[patch].max(), MIN_COLOUR_RANGE_M))
         for i, (method, thk) in enumerate(by_method.items()):
@@ -210,7 +210,7 @@ def draw_split_map(axes, patches, x, y, label):
     counts = [len(find_patches_in_split(patches, name)) for name in SPLITS]
     axes.legend(handles=[matplotlib.patches.Patch(color=colour, label=f"{name} ({count})")
                          for name, colour, count in zip(SPLITS, SPLIT_COLOURS, counts, strict=True)
-                         if count], loc="upper right", framealpha=0.9)
+                         if count], loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4)
 
 
 def plot_rmse_scatter(metrics, patches, by_method):
@@ -235,6 +235,7 @@ def plot_rmse_scatter(metrics, patches, by_method):
         axes.set(title=f"win rate over {name}: {win_rate:.0%} of {len(test)} test patches",
                  xlabel=f"RMSE of {name} (m; {floor:g} m or less drawn at {floor:g})",
                  ylabel="RMSE of the network (m)", aspect="equal")
+        plain_ticks(axes.xaxis, axes.yaxis)
         axes.grid()
     figure.colorbar(dots, ax=panels[0], label="mean thickness of the patch (m)")
     return figure
@@ -319,21 +320,23 @@ def plot_patch_panels(metrics, patches, by_method):
             yield f"{patch:03d}_{file_name}", figure
 
 
-# ---- Trainings ----------------------------------------------------------------------------------
+def draw_history(axes, x_key, history, stage, label):
+    """Draw the RMSE of a stage by epoch or time, dashed for validation; return the colour."""
+    x = [row[x_key] for row in history]
+    training, validation = ([row[f"{split}_rmse_m_stage{stage}"] for row in history]
+                            for split in ("train", "validation"))
+    (line,) = axes.plot(x, training, linewidth=1, label=label)
+    if validation[0] is not None:
+        axes.plot(x, validation, "--", linewidth=1, color=line.get_color())
+    return line.get_color()
 
 
 def plot_training(metrics, history):
     """Plot the RMSE of every stage by epoch, of training and validation patches, on a log scale."""
     figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    epochs = [row["epoch"] for row in history]
     for k, stage in enumerate(metrics["stages"], 1):
-        (line,) = axes.semilogy(
-            epochs, [row[f"train_rmse_m_stage{k}"] for row in history], linewidth=1,
-            label=f"stage {k}: {stage['from_km']:g} to {stage['to_km']:g} km, training")
-        validation = [row[f"validation_rmse_m_stage{k}"] for row in history]
-        if validation[0] is not None:
-            axes.semilogy(epochs, validation, "--", linewidth=1, color=line.get_color(),
-                          label="  validation")
+        draw_history(axes, "epoch", history, k, f"stage {k}: {stage['from_km']:g} to "
+                     f"{stage['to_km']:g} km, training (dashed: validation)")
     errors = metrics["test"]["errors"]
     for method in [method for method in MAPPED_METHODS[:-1] if method in errors]:
         name, colour = METHOD_STYLES[method]
@@ -341,15 +344,15 @@ def plot_training(metrics, history):
                      label=f"{name}, test patches")
     axes.plot(metrics["epoch"], errors["model"]["rmse_m"], "k*",
               label=f"network, test patches (epoch {metrics['epoch']})")
-    axes.set(xlabel="epoch", ylabel="RMSE (m)", title=figure_title(metrics))
+    axes.set(xlabel="epoch", ylabel="RMSE (m)", yscale="log", title=figure_title(metrics))
     plain_ticks(axes.yaxis)
     axes.grid(which="both")
-    axes.legend(ncols=2)
+    axes.legend()
     return figure
 
 
 def plot_error_against_time(metrics_of_runs, histories):
-    """Plot the RMSE of the last stage against training time; return None if no run has a history.
+    """Plot the RMSE of the last stage against training time; return None without any history.
 
     histories: rows of history.csv of every run, [] if it has none.
     """
@@ -358,15 +361,11 @@ def plot_error_against_time(metrics_of_runs, histories):
     for metrics, history in zip(metrics_of_runs, histories, strict=True):
         if not history:
             continue
-        seconds, errors = [row["seconds"] for row in history], metrics["test"]["errors"]
-        training, validation = ([row[f"{split}_rmse_m_stage{len(metrics['stages'])}"]
-                                 for row in history] for split in ("train", "validation"))
-        (line,) = axes.loglog(seconds, training, linewidth=1, label=metrics["run"])
-        if validation[0] is not None:
-            axes.loglog(seconds, validation, "--", linewidth=1, color=line.get_color())
-        best_seconds = [row["seconds"] for row in history if row["epoch"] == metrics["epoch"]]
-        axes.plot(best_seconds, [errors["model"]["rmse_m"]] * len(best_seconds), "*",
-                  color=line.get_color(), markeredgecolor="black", markersize=12)
+        errors = metrics["test"]["errors"]
+        colour = draw_history(axes, "seconds", history, len(metrics["stages"]), metrics["run"])
+        for row in [row for row in history if row["epoch"] == metrics["epoch"]]:
+            axes.plot(row["seconds"], errors["model"]["rmse_m"], "*", color=colour,
+                      markeredgecolor="black", markersize=12)
         for method in [method for method in MAPPED_METHODS[:-1] if method in errors]:
             runs_by_line.setdefault((method, round(errors[method]["rmse_m"], 3)), []).append(
                 metrics["run"])
@@ -378,17 +377,14 @@ def plot_error_against_time(metrics_of_runs, histories):
         axes.axhline(rmse_m, color=colour, linestyle=":", label=f"{name}: {', '.join(runs)}")
     axes.plot([], [], "k--", linewidth=1, label="validation patches")
     axes.plot([], [], "k*", markersize=12, label="test patches, at the best epoch")
-    synthetic = [metrics["run"] for metrics in metrics_of_runs if metrics["synthetic"]]
-    axes.set(xlabel="training time (s)", ylabel="RMSE (m)", title=(
-        "Error against training time; stars and dotted lines: test patches"
-        + f"\nSYNTHETIC ice sheet: {', '.join(synthetic)}" * bool(synthetic)))
+    synthetic = ", ".join(metrics["run"] for metrics in metrics_of_runs if metrics["synthetic"])
+    axes.set(xlabel="training time (s)", ylabel="RMSE (m)", xscale="log", yscale="log",
+             title="Error against training time; stars and dotted lines: test patches"
+             + f"\nSYNTHETIC ice sheet: {synthetic}" * bool(synthetic))
     plain_ticks(axes.xaxis, axes.yaxis)
     axes.grid(which="both")
     axes.legend()
     return figure
-
-
-# ---- Whole maps ---------------------------------------------------------------------------------
 
 
 def plot_reconstruction(metrics, by_method, fine):
@@ -454,20 +450,21 @@ def plot_map(title, x, y, panels, outline_fields, error_limit, zoom_field):
     # An odd step, so that the sample does not always hit the same fine cell of a coarse one.
     step = math.ceil(max(zoom_field.shape) / MAX_PANEL_CELLS) | 1
     views = [(slice(None, None, step),) * 2, (slice(row, row + side), slice(column, column + side))]
-    lines, styles = outlines(*outline_fields), panel_styles(panels, outline_fields[0], error_limit)
-    n, aspect = len(panels), len(y) / len(x)
+    thk, topg, densities = outline_fields
+    lines = [(utils.is_ice(thk), "black")] + ([] if topg is None else [
+        (utils.classify_cells(thk, topg, densities) == GROUNDED, "#ff7f00")])
+    styles, n, aspect = panel_styles(panels, thk, error_limit), len(panels), len(y) / len(x)
     figure, grid = plt.subplots(2, n, figsize=(4 * n, 4 * aspect + 5.2), layout="compressed",
                                 height_ratios=(aspect, 1))
-    legend = ", ".join(f"{name} {colour_name}" for name, colour_name, _, _ in lines)
-    figure.suptitle(f"{title}\n{legend}, zoom red")
+    grounding_line = ", grounding line orange" * (topg is not None)
+    figure.suptitle(f"{title}\nice edge black{grounding_line}, zoom red")
     images = {}
     for axes, (rows, columns), suffix in zip(grid, views, ("", ", zoom"), strict=True):
         extent = km_extent(x[columns], y[rows])
         for panel, (name, field, kind) in zip(axes, panels, strict=True):
-            # The RMSE behind the comma is that of the whole map.
-            heading = name.split(",")[0] + suffix if suffix else name
-            images[kind] = draw_panel(panel, field[rows, columns], extent, heading, *styles[kind])
-            for _, _, cells, colour in lines:
+            name = name.split(",")[0] + suffix if suffix else name  # its RMSE is of the whole map
+            images[kind] = draw_panel(panel, field[rows, columns], extent, name, *styles[kind])
+            for cells, colour in lines:
                 if 0 < cells[rows, columns].mean() < 1:
                     panel.contour(x[columns] / 1000, y[rows] / 1000, cells[rows, columns], [0.5],
                                   colors=colour, linewidths=0.8 if suffix else 0.4)
@@ -484,15 +481,6 @@ def plot_map(title, x, y, panels, outline_fields, error_limit, zoom_field):
             figure.colorbar(images[kind], ax=grid[:, columns], label=label, location="bottom",
                             aspect=30, pad=0.02, extend="both" if kind == "error" else "max")
     return figure
-
-
-def outlines(thk, topg, densities):
-    """Return the lines on a map: [(name, colour's name, cells inside (y, x) bool, colour)]."""
-    lines = [("ice edge", "black", utils.is_ice(thk), "black")]
-    if topg is not None:
-        lines.append(("grounding line", "orange", utils.classify_cells(thk, topg, densities) == 2,
-                      "#ff7f00"))
-    return lines
 
 
 def panel_styles(panels, thk, error_limit):

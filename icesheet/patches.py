@@ -297,9 +297,8 @@ def choose_new_path(patches, replace=True):
 def wanted_contents(run, run_data=None, input_file=None, source="any", options=None):
     """Return what the patches of a run have to be made of: {key of their `data`: value}.
 
-    run_data: `data` in the settings of a run that exists; all of it has to be the same but names
-    and densities. The others: as in prepare_data.load_or_make_patches. `variables` is what the user
-    said about fields, ["thk = H"].
+    run_data: `data` in the settings of a run that exists: all of it but names and densities; the
+    other arguments: of load_or_make_patches. `variables` is what the user asked for, ["thk = H"].
     Raises InputError if the run was trained on another map than the given one.
     """
     given = {}
@@ -315,7 +314,8 @@ def wanted_contents(run, run_data=None, input_file=None, source="any", options=N
         raise InputError(f"run {run} was trained on {run_data['source']}, not on "
                          f"{given['source']}; give that map with --input, choose another --run, or "
                          "train it again with --restart")
-    return given | {key: value for key, value in run_data.items() if key != "densities"}
+    ignored = ("densities", *(OF_THE_SPLIT if run_data["fold"] else ()))  # a fold is split later
+    return given | {key: value for key, value in run_data.items() if key not in ignored}
 
 
 def find_mismatch(patches, scale, wanted):
@@ -336,34 +336,24 @@ def find_mismatch(patches, scale, wanted):
         f"settings differ from the run's: {format_differences(differences)}")
 
 
-def find_patches(first, others, scale, wanted, fold=()):
-    """Find the file that holds the wanted patches; return its path, the patches and "".
+def find_patches(first, others, scale, wanted):
+    """Find the file that holds the wanted patches; return (path, patches, "").
 
-    first: the file to be used if it fits; others: files of any contents. fold: (2, 5) splits the
-    patches again. If no file fits, return first, None and why that does not ("": it is missing).
+    first: the file to be used if it fits; others: files of any contents. If none fits, return
+    (first, None, why that does not: "" if it is missing).
     Raises InputError if `first` is damaged, or if several others fit a run that is new.
     """
-    def load(path):
-        patches = read_patches(path)
-        if not len(fold):
-            return patches, find_mismatch(patches, scale, wanted)
-        # Patches of any other window may be too few for a fold, so this is compared first.
-        mismatch = find_mismatch(patches, scale, {
-            key: value for key, value in wanted.items() if key not in OF_THE_SPLIT})
-        if mismatch:
-            return patches, mismatch
-        patches = apply_split(patches, "block", fold)
-        return patches, find_mismatch(patches, scale, wanted)
-
-    patches, why_not = load(first) if first.exists() else (None, "")
-    if patches and not why_not:
-        return first, patches, ""
-    fitting = []
+    why_not, fitting = "", []
+    if first.exists():
+        patches = read_patches(first)
+        why_not = find_mismatch(patches, scale, wanted)
+        if not why_not:
+            return first, patches, ""
     for path in others:
         with contextlib.suppress(InputError):  # damaged, or something else
-            patches, mismatch = load(path)
-            fitting += [] if mismatch else [(path, patches)]
+            patches = read_patches(path)
+            fitting += [] if find_mismatch(patches, scale, wanted) else [(path, patches, "")]
     if len(fitting) > 1 and "window" not in wanted:
         raise InputError(f"{fitting[0][0]} and {fitting[1][0]} both hold patches of "
                          f"{wanted['source']}; choose with --patches FILE")
-    return (*fitting[0], "") if fitting else (first, None, why_not)
+    return fitting[0] if fitting else (first, None, why_not)

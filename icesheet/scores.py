@@ -18,7 +18,7 @@ METHOD_STYLES = {  # methods that are compared with the label: name and colour
     "model": ("network", "#08519c"),
 }
 SHORT_NAMES = {  # for narrow tables
-    method: name.replace(" minus ", " − ").replace("consistent", "cons.")
+    method: name.replace("surface minus ", "surf.−").replace("consistent", "cons.")
     for method, (name, _) in METHOD_STYLES.items()}
 MIN_BASELINE_RMSE_M = 0.01  # a method with less has no error to compare with
 SCORES_SCHEMA = {  # what is read of metrics.json, see settings.find_schema_error

@@ -14,7 +14,7 @@ import model
 import prepare_data
 import train
 import utils
-from icesheet import checkpoints, files, map_files, uncertainty
+from icesheet import checkpoints, command_line, files, map_files, uncertainty
 from icesheet.command_line import InputError
 from icesheet.device import tf
 from icesheet.patches import find_patches_in_split, read_patches
@@ -253,6 +253,23 @@ def test_evaluation_writes_what_it_says(trained, small_patches, folder, capsys):
     assert "grounded" in said
 
 
+def test_results_of_other_densities_lie_beside_those_of_the_run(trained, folder, capsys):
+    """What is known of the run itself stays: metrics.json is what the table of runs reads."""
+    own = evaluate.evaluate("tiny", make_figures=False)["test"]["errors"]
+    results = folder / "results" / "tiny"
+    before = (results / "metrics.json").read_bytes(), (results / "metrics.csv").read_bytes()
+    options = {"densities": (910.0, 1028.0)}
+    other = evaluate.evaluate("tiny", make_figures=False, options=options)
+    assert "warning: these are no results of run tiny itself" in capsys.readouterr().out
+    assert other == json.loads((results / "densities_910_1028" / "metrics.json").read_text())
+    assert other["settings"]["data"]["densities"] == [910, 1028]
+    assert other["test"]["errors"]["surface_minus_bed"] != own["surface_minus_bed"]
+    assert before == (
+        (results / "metrics.json").read_bytes(), (results / "metrics.csv").read_bytes())
+    evaluate.evaluate("tiny", make_figures=False, options={"densities": (917.0, 1027.5)})
+    assert "warning" not in capsys.readouterr().out  # these are the run's own
+
+
 def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_settings, folder,
                                                    capsys):
     path = prepare_data.prepare(4, map_files.read_map(small_map) | {"topg": None},
@@ -272,6 +289,9 @@ def test_runs_side_by_side_with_one_that_has_no_bed(trained, small_map, small_se
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == [*METHOD_STYLES, "bicubic", "model"]
     assert b'"bare"' in (folder / "results/compare_tiny+bare_training.png").read_bytes()
+
+    with pytest.raises(InputError, match="letters, digits, _ - and . only"):
+        command_line.check_run_name("tiny+bare")  # so no other comparison has these files
 
     # Results without their checkpoints still compare, but have no training to show.
     shutil.rmtree(folder / "checkpoints")

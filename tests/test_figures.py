@@ -1,7 +1,12 @@
 """What figures show, and what they are drawn with."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 import evaluate
 import model
@@ -96,3 +101,20 @@ def test_other_figures_of_a_run(small_patches, predicted):
     figure = figures.plot_spectrum(metrics)
     assert [line.get_label() for line in figure.axes[0].lines][:5] == [
         "reference", "bicubic", "surface minus bed", "surface minus bed, consistent", "network"]
+
+
+def test_figures_know_no_matplotlibrc_and_need_no_tensorflow(tmp_path):
+    """Neither that of the working folder, which is read first and is broken, nor any other."""
+    (tmp_path / "matplotlib").mkdir()
+    for path, content in (("matplotlibrc", b"\xff"), ("elsewhere", b"text.usetex: True"),
+                          ("matplotlib/matplotlibrc", b"savefig.dpi: 10")):
+        (tmp_path / path).write_bytes(content + b"\nno: such key")
+    code = ("import sys; from icesheet import figures; figures.select_backend(False); "
+            "figures.save_figure(figures.plt.figure(figsize=(1, 1)), 'a.png', {}); "
+            "print('tensorflow' in sys.modules, figures.plt.rcParams['savefig.dpi'])")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "XDG_CONFIG_HOME": str(tmp_path),
+                          "MATPLOTLIBRC": str(tmp_path / "elsewhere")})
+    assert (done.stdout, done.stderr) == ("False 150.0\n", "")
+    assert (tmp_path / "a.png").exists()
