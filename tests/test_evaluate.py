@@ -190,7 +190,7 @@ def test_intervals_by_hand(capsys):
     assert "50.0%" in rows[2]
     # Types without a cell are left out.
     assert rows[6].split() == ["CRPS", "m", "grounded", "boundary_zone", "all"]
-    assert rows[-1].endswith("right in 100% of the 2")
+    assert rows[-1].endswith("coverage 100% of 2 patches")
 
 
 def test_a_run_that_was_never_calibrated_has_no_intervals(capsys):

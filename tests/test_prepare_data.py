@@ -449,10 +449,10 @@ def test_synthetic_sheet_is_reproducible(synthetic):
     (["--input", "map.nc", "--output", "/proc/nowhere/patches.nc", *WINDOW_ARGUMENTS],
      "/proc/nowhere"),
     (["--input", "map.nc", "--output", "file/patches.nc", *WINDOW_ARGUMENTS], "file"),
-    (["--input", "map.nc", "--output", "sub/../map.nc", *WINDOW_ARGUMENTS], "this is map.nc"),
-    (["--input", "map.nc", "--output", "link.nc", *WINDOW_ARGUMENTS], "this is map.nc"),
+    (["--input", "map.nc", "--output", "sub/../map.nc", *WINDOW_ARGUMENTS], "this is the input map.nc"),
+    (["--input", "map.nc", "--output", "link.nc", *WINDOW_ARGUMENTS], "this is the input map.nc"),
     (["--input", "sub/patches_x4.nc", "--scale", "4", *WINDOW_ARGUMENTS, "--output", "map.nc"],
-     "this is sub/patches_x4.nc"),
+     "this is the input sub/patches_x4.nc"),
     (["--output", "sub"], "sub: not a file"),
 ])
 def test_bad_usage_is_one_line_and_status_2(arguments, message, folder, small_map, capsys):
