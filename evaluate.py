@@ -30,7 +30,7 @@ from icesheet.settings import SCALES, get_densities, needs_topg, read_validated_
 def read_metrics(run):
     """Return the metrics of a run from its metrics.json; InputError if there are none."""
     path = files.RESULTS / run / "metrics.json"
-    again = " again" if path.exists() else " first"
+    again = " again" if path.exists() else " first"  # older ones lack keys that are read today
     return read_validated_json(path, METRICS_SCHEMA,
                                f"evaluate the run{again}: python evaluate.py --run {run}")
 
@@ -59,7 +59,7 @@ def compute_metrics(predictions, patches, settings, patch_indices, spread=None):
     for stage, thk in enumerate(predictions, 1):
         label = patches["thk"][patch_indices, stage]  # (patch, y, x)
         by_method = model.add_baselines(thk, patches, patch_indices, settings, stage)
-        to_km = data["spacing_m"] * settings["scale"] / 1000 / 2**stage
+        to_km = data["spacing_m"] * settings["scale"] / 1000 / 2**stage  # stages halve the spacing
         stages.append({"from_km": 2 * to_km, "to_km": to_km}
                       | score_patches(by_method, label, data))
     # by_method and label are now those of the last stage: of the whole chain.
@@ -94,6 +94,7 @@ def mask_surface_types(patches, settings, patch_indices):
                  for name in ("thk", "topg"))
     masks = utils.surface_type_masks(thk, topg, 2 * settings["scale"],
                                      get_densities(settings["data"]))
+    # Only now the patches asked for are picked: ice in a patch beside has its boundary here too.
     side = patches["thk"].shape[-1]
     return {name: cut_patches(mask, side)[patch_indices] for name, mask in masks.items()}
 
@@ -114,8 +115,10 @@ def score_patch_intervals(by_method, label, cells, topg, patch_indices, settings
     bed = topg[patch_indices, -1] if needs_topg(settings) else None
     predicted_types = uncertainty.classify_patches(thk, bed, settings)
     half_width_m = uncertainty.compute_half_width(spread, thk, predicted_types, fit)
+    # Where the coarse map determines the thickness, any interval contains it: that is no merit.
     undetermined = np.isfinite(spread)
     cells = {name: undetermined & mask for name, mask in cells.items()} | {"all": undetermined}
+    # What the ensemble spread has to beat: one width for all cells of a surface type.
     constant_width = {}
     for method in fit["constant_width"].keys() & by_method.keys():
         constant = fit["constant_width"][method]
@@ -150,10 +153,11 @@ def evaluate(run, input_file=None, n_rows=figures.COMPARISON_ROWS, all_patches=F
     patches = prepare_data.load_or_make_patches(
         run, settings["scale"], input_file, run_settings=settings, options=options)[1]
     layers, checkpoint_info = load_layers(settings)
+    # A table of runs reads results/<run>/metrics.json: other densities must not change that.
     folder, own_densities = files.RESULTS / run, get_densities(settings["data"])
     settings = with_densities(settings, (options or {}).get("densities"))
     densities = get_densities(settings["data"])
-    if densities != own_densities:  # what is known of the run itself stays as it is
+    if densities != own_densities:
         folder /= "densities_{:g}_{:g}".format(*densities)
 
     test = find_patches_in_split(patches, "test")
@@ -194,7 +198,7 @@ def save_figures(folder, metrics, patches, by_method, n_rows, all_patches):
     """
     by_method = {method: by_method[method] for method in figures.MAPPED_METHODS
                  if method in by_method}
-    history = checkpoints.read_history(metrics["run"])
+    history = checkpoints.read_history(metrics["run"])  # none, where weights alone were copied
     plots = {"comparison": figures.plot_comparison(metrics, patches, by_method, n_rows),
              "window": figures.plot_window(metrics, patches, by_method),
              **({"training": figures.plot_training(metrics, history)} if history else {}),
@@ -219,6 +223,7 @@ def compare_runs(run_names):
     rows = [row | {"part": metrics["run"]} for metrics in metrics_of_runs
             for row in flatten_metrics(metrics) if row["part"] == "test"]
     print_metrics_table(rows)
+    # Errors of other patches do not compare: some regions are harder than others.
     for key in ("source", "degrade", "split", "split_seed", "n_test"):
         values = dict.fromkeys(str(metrics[key]) for metrics in metrics_of_runs)
         if len(values) > 1:
@@ -246,7 +251,7 @@ def write_summary_table(name, runs_by_fold):
     """
     by_fold = {part: [read_metrics(run) for run in runs] for part, runs in runs_by_fold.items()}
     rows = [summary_row(part, [[metrics] for metrics in seeds]) for part, seeds in by_fold.items()]
-    if len(rows) > 1:
+    if len(rows) > 1:  # pooled: for every seed all folds, which hold out every patch once
         rows += [mean_of_folds(rows),
                  summary_row("all patches", list(zip(*by_fold.values(), strict=True)))]
     first = next(iter(by_fold.values()))[0]
@@ -275,7 +280,7 @@ def main(argv=None):
     if args.rows is not None and args.rows < 1:
         raise InputError(f"--rows {args.rows}: expected 1 or more")
     figures.select_backend(args.show)
-    if args.compare:
+    if args.compare:  # all else is known of the runs
         for name, value in vars(args).items():
             if value and name not in ("compare", "show"):
                 raise InputError("--compare can be combined only with --show; remove "

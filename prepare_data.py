@@ -76,6 +76,7 @@ def make_synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     topg += (np.exp(-(chain_line / 0.16) ** 2) * (1200 + 800 * mountain)
              * np.interp(coast_distance_m, [0, 150e3], [0, 1]))
 
+    # The divide lies 900 km from the coast; beyond it the surface is flat.
     usrf = 3300 * (1 - (1 - np.clip(coast_distance_m / 900e3, 0, 1)) ** (4 / 3)) ** (3 / 8)
     usrf = scipy.ndimage.gaussian_filter(usrf, 3)  # no kink along the divide
     bed_relief = scipy.ndimage.gaussian_filter(topg, 1) - scipy.ndimage.gaussian_filter(topg, 8)
@@ -132,7 +133,7 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
         raise InputError(f"{ice_map['name']}: the bed (topg) is missing in {np.isnan(topg).sum()} "
                          "cells of the window; fill them, choose a --window without them, or leave "
                          "topg out of the file")
-    if thk.max() <= 0:
+    if thk.max() <= 0:  # errors are divided by the largest thickness
         raise InputError(f"{ice_map['name']}: no ice in the window (thickness is zero everywhere); "
                          "choose another --window")
     thk_max_m = float(thk.max())
@@ -231,11 +232,13 @@ def make_missing_patches(path, why_not, scale, wanted, input_file, options):
                                                      "split_method") if key in wanted}
     print(f"{path}: {why_not or 'no such file'}; patches of {ice_map['name']} are made first "
           "(prepare_data.py)\n")
-    path = prepare(scale, ice_map, output=None if path.exists() else path, replace=False,
+    # Another process may have made the default file since: prepare looks again before it writes.
+    output = None if path.exists() or path == default_path(scale) else path
+    path = prepare(scale, ice_map, output=output, replace=False,
                    densities=options.get("densities"), **recorded_options)
     print()
     path, patches, why_not = find_patches(path, [], scale, wanted)
-    if patches is None:
+    if patches is None:  # or the default file would be of a map read in another way
         path.unlink()
         raise InputError(f"{input_file}: patches made from it do not fit: {why_not}; read it as "
                          "before (--variables, --xy-units)")
@@ -259,6 +262,7 @@ def load_or_make_patches(run, scale, input_file=None, patches_file=None, source=
     run_data, options = run_settings and run_settings["data"], options or {}
     wanted = wanted_contents(run, run_data, input_file, source, options)
     first = Path(patches_file or (run_settings["patches"] if run_data else default_path(scale)))
+    # Without a map to look for, only the default file can be meant.
     is_known_map = "source_sha256" in wanted and patches_file is None
     others = sorted(files.DATA.glob("patches_*.nc")) if is_known_map else []
     path, patches, why_not = find_patches(first, others, scale, wanted)
