@@ -326,8 +326,8 @@ def main(argv=None):
     path = prepare(args.scale, ice_map, args.degrade, args.split, args.test_size, args.seed,
                    tuple(args.window), args.output, args.densities)
     if args.output is None and path != default_path(args.scale):
-        print(f"note: {default_path(args.scale)} is not of this map and stays as it is; train on "
-              f"these patches with --patches {path}")
+        print(f"note: {default_path(args.scale)} has no patches of this map and scale and stays as "
+              f"it is; train on these with --patches {path}")
 
 
 if __name__ == "__main__":

@@ -281,15 +281,21 @@ def default_path(scale):
 def choose_new_path(patches, replace=True):
     """Return the file to write patches to: the default one, or one named by their contents.
 
-    The default file may be missing, or with `replace` of the same map. Patches of another map, or
-    anything else, are never overwritten: the name is then data/patches_x8_1a2b3c4d.nc.
+    The default file may be missing, have the same contents, or with `replace` be of the same map.
+    Patches of another map, or anything else, are never overwritten: the name is then
+    data/patches_x8_1a2b3c4d.nc.
     """
-    path, data = default_path(patches["scale"]), patches["data"]
+    path = default_path(patches["scale"])
+    if not path.exists():
+        return path
+    contents = {key: patches["data"][key] for key in PATCH_FILE_ATTRIBUTES
+                if key not in NAMES_OF_SOURCE}
     with contextlib.suppress(InputError):
-        if not path.exists() or (replace and read_patches(path)["data"]["source_sha256"]
-                                 == data["source_sha256"]):
+        old = read_patches(path)
+        if old["scale"] == patches["scale"] and all(
+                old["data"][key] == contents[key]
+                for key in (("source_sha256",) if replace else contents)):
             return path
-    contents = {key: data[key] for key in PATCH_FILE_ATTRIBUTES if key not in NAMES_OF_SOURCE}
     checksum = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     return path.with_stem(f"{path.stem}_{checksum[:8]}")
 

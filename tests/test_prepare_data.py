@@ -161,7 +161,7 @@ def test_patches_of_another_map_are_left_alone_and_not_in_the_way(small_patches,
     assert load_or_make_patches("x4", 4)[0].resolve() == shared
     # prepare_data.py: the same map with another seed may take its place, another map never.
     prepare_data.main(["--scale", "4", "--input", str(wide_map), "--seed", "1"])
-    assert "patches_x4.nc is not of this map and stays as it is" in capsys.readouterr().out
+    assert "patches_x4.nc has no patches of this map and scale and stays" in capsys.readouterr().out
     assert shared.read_bytes() == before
     assert len(list((folder / "data").iterdir())) == 3
     with pytest.raises(InputError, match="both hold patches of wide.nc; choose with --patches"):
@@ -174,6 +174,9 @@ def test_the_default_file_is_replaced_by_patches_of_the_same_map_alone(small_pat
     shared, argv = folder / "data" / "patches_x4.nc", ["--scale", 4, "--input", small_map]
     prepare_data.main([*map(str, argv + WINDOW_ARGUMENTS), "--seed", "5"])
     assert read_patches(shared)["data"]["seed"] == 5
+    # Jobs that start together make the same patches, and share them.
+    assert prepare_data.prepare(4, map_files.read_map(small_map), seed=5, window=SMALL_WINDOW,
+                                replace=False).resolve() == shared
     for content in (b"a user's own", small_map.read_bytes()):  # damaged, or no patches at all
         shared.write_bytes(content)
         prepare_data.main([*map(str, argv + WINDOW_ARGUMENTS)])
