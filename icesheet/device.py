@@ -66,6 +66,10 @@ def prepare_environment():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_nvidia_device() else "2")
     # TensorFlow leaves these faster kernels off on processors without AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    try:
+        tempfile.gettempdir()
+    except OSError:  # TensorFlow asks for its name when it is imported, and writes nothing there
+        tempfile.tempdir = os.getcwd()
 
 
 prepare_environment()

@@ -20,10 +20,15 @@ KERAS_JSON = {"backend": "jax", "floatx": "float64", "epsilon": 1e-3,
 
 
 @pytest.mark.parametrize("environment", [
-    {"KERAS_BACKEND": "jax"}, {"TF_USE_LEGACY_KERAS": "1"}, {"HOME": "home"}], ids=str)
+    {"KERAS_BACKEND": "jax"}, {"TF_USE_LEGACY_KERAS": "1"}, {"HOME": "home"},
+    {"PYTHONPATH": "no_temporary_folder"}], ids=str)
 def test_layers_are_the_same_whatever_keras_is_told_elsewhere(environment, tmp_path):
     (tmp_path / "home" / ".keras").mkdir(parents=True)
     (tmp_path / "home" / ".keras" / "keras.json").write_text(json.dumps(KERAS_JSON))
+    (tmp_path / "no_temporary_folder").mkdir()
+    (tmp_path / "no_temporary_folder" / "sitecustomize.py").write_text(
+        "import tempfile\ndef fail():\n    raise FileNotFoundError('No usable temporary directory')\n"
+        "tempfile._get_default_tempdir = fail\n")
     settings = example_settings(2, channels="thk", filters=[2], kernels=[3, 3])
     kernel = model.build_layers(settings)["stage1"]["conv1"].kernel
     code = ("import json, sys, model; from icesheet.device import set_up_device; set_up_device(); "
@@ -32,7 +37,7 @@ def test_layers_are_the_same_whatever_keras_is_told_elsewhere(environment, tmp_p
     printed = subprocess.run(
         [sys.executable, "-c", code, json.dumps(settings)], cwd=REPOSITORY, capture_output=True,
         text=True, env={name: value for name, value in os.environ.items() if name != "KERAS_HOME"}
-        | {name: str(tmp_path / value) if name == "HOME" else value
+        | {name: str(tmp_path / value) if name in ("HOME", "PYTHONPATH") else value
            for name, value in environment.items()})
     assert printed.stderr == ""
     assert printed.stdout == f"{kernel.dtype} {kernel.numpy().ravel().tolist()}\n"
