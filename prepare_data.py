@@ -56,7 +56,7 @@ def make_synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     rng = np.random.default_rng(seed)
     x = WINDOW_M[0] + spacing_m * np.arange(shape[1])
     y = WINDOW_M[2] + spacing_m * np.arange(shape[0])
-    rough, continent, trough, mountain, chain_line, front = (
+    rough, continent, trough, mountain, mountain_chain, front = (
         make_fractal_field(rng, shape, spacing_m, spectral_slope, max_wavelength_m)
         for spectral_slope, max_wavelength_m in (
             (3.7, 300e3), (5.0, 1500e3), (4.5, 500e3), (3.6, 150e3), (5.0, 1200e3), (4.5, 800e3)))
@@ -73,7 +73,7 @@ def make_synthetic_map(seed=0, shape=(410, 820), spacing_m=5000.0):
     topg += rough * np.interp(coast_distance_m, [-250e3, 0, 200e3], [100, 260, 360])
     topg -= np.exp(-(trough / 0.09) ** 2) * np.interp(
         coast_distance_m, [-200e3, 0, 400e3], [300, 800, 700])
-    topg += (np.exp(-(chain_line / 0.16) ** 2) * (1200 + 800 * mountain)
+    topg += (np.exp(-(mountain_chain / 0.16) ** 2) * (1200 + 800 * mountain)
              * np.interp(coast_distance_m, [0, 150e3], [0, 1]))
 
     # The divide lies 900 km from the coast; beyond it the surface is flat.

@@ -30,6 +30,7 @@ MADE_IN_RESULTS = ("metrics.json", "metrics.csv", "map_*.png", "reconstruction_*
                    "reconstruction_*.png", "patches/*.png", "**/.unfinished-*", *(
                        f"{name}.png" for name in ("comparison", "window", "training", "patches",
                                                   "spectrum", "reliability")))
+MADE_IN_RESULTS += tuple(f"densities_*/{name}" for name in MADE_IN_RESULTS)  # see evaluate.py
 
 
 def run_folder(run):
@@ -367,7 +368,7 @@ def delete_run(run):
                              (run_folder(run), MADE_IN_CHECKPOINTS)):
         for path in [path for pattern in patterns for path in folder.glob(pattern)]:
             files.delete_path(path)
-        for empty in (*folder.glob("*/"), folder):
+        for empty in sorted(folder.glob("**/"), reverse=True):  # what is inside comes first
             with contextlib.suppress(OSError):  # a user's files are in it, or the lock
                 empty.rmdir()
 

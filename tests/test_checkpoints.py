@@ -313,7 +313,9 @@ def test_restart_removes_what_the_program_made_and_nothing_else(trained, folder)
     kept = ["results/tiny/paper.pdf", "results/tiny/patches/mine.txt", "checkpoints/tiny/notes.md",
             "checkpoints/tiny/best/mine/ckpt-1.index"]
     made = ["results/tiny/metrics.json", "results/tiny/reconstruction_a_x4_0.json",
-            "results/tiny/comparison.png", "results/tiny/patches/row01.png"]
+            "results/tiny/comparison.png", "results/tiny/patches/row01.png",
+            "results/tiny/densities_910_1028/metrics.csv",
+            "results/tiny/densities_910_1028/patches/row01.png"]
     for name in kept + made:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("text")
@@ -324,6 +326,7 @@ def test_restart_removes_what_the_program_made_and_nothing_else(trained, folder)
         (folder / name).unlink()
     shutil.rmtree(folder / "checkpoints/tiny/best")
     (folder / "results/tiny/metrics.json").write_text("text")
+    (folder / "results/tiny/densities_910_1028/patches").mkdir(parents=True)
     checkpoints.delete_run("tiny")
     assert not (folder / "results/tiny").exists() and not (folder / "checkpoints/tiny").exists()
 
