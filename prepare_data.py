@@ -21,7 +21,7 @@ import utils
 from icesheet import albmap, command_line, example, files, map_files, map_layout
 from icesheet.command_line import InputError
 from icesheet.patches import (
-    NAMES_OF_SOURCE, PATCH_CELLS, SPLITS, apply_split, choose_new_path, cut_patches, default_path,
+    DESCRIPTIVE_KEYS, PATCH_CELLS, SPLITS, apply_split, choose_new_path, cut_patches, default_path,
     describe_split, find_patches, find_patches_in_split, wanted_contents, write_patches)
 from icesheet.scores import compute_errors
 from icesheet.settings import SCALES
@@ -276,8 +276,8 @@ def load_or_make_patches(run, scale, input_file=None, patches_file=None, source=
                       "--patches FILE, or ask for the synthetic ice sheet with --synthetic")
             raise InputError(f"{path}: {why_not or 'no such file'}. {advice}")
         path, patches = make_missing_patches(path, why_not, scale, wanted, input_file, options)
-    if run_data:  # the map's name as the run knew it, whatever the file is called now
-        patches["data"] |= {key: run_data[key] for key in NAMES_OF_SOURCE}
+    if run_data:  # the map as the run knew it, whatever its file is called now
+        patches["data"] |= {key: run_data[key] for key in DESCRIPTIVE_KEYS}
     fold = run_data["fold"] if run_data else fold
     return path, apply_split(patches, "block", fold) if len(fold) else patches
 

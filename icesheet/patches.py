@@ -34,7 +34,7 @@ VALIDATION_SHARE = 0.1    # share of the training patches that monitors the trai
 BLOCK_PATCHES = (5, 4)    # rows and columns of patches in a block of the split (1025 x 820 km)
 SPLITS = ("train", "validation", "test", "buffer")  # values 0, 1, 2, 3 of split(patch)
 OF_THE_SPLIT = ("split_method", "fold", "thk_norm_m", "topg_norm_m")  # what apply_split sets
-NAMES_OF_SOURCE = ("source", "source_title", "citation", "time_label")  # no number depends on them
+DESCRIPTIVE_KEYS = ("source", "source_title", "citation", "time_label", "crs")  # decide no number
 
 
 def cut_patches(field, side=PATCH_CELLS["bicubic"]):
@@ -289,7 +289,7 @@ def choose_new_path(patches, replace=True):
     if not path.exists():
         return path
     contents = {key: patches["data"][key] for key in PATCH_FILE_ATTRIBUTES
-                if key not in NAMES_OF_SOURCE}
+                if key not in DESCRIPTIVE_KEYS}
     with contextlib.suppress(InputError):
         old = read_patches(path)
         if old["scale"] == patches["scale"] and all(
@@ -335,7 +335,7 @@ def find_mismatch(patches, scale, wanted):
         return "patches of the synthetic ice sheet"
     if not set(wanted.get("variables", ())) <= set(data["variables_read"].split(", ")):
         return f"read from {data['variables_read']}, not from {', '.join(wanted['variables'])}"
-    compared = [key for key in data if key in wanted and key not in NAMES_OF_SOURCE]
+    compared = [key for key in data if key in wanted and key not in DESCRIPTIVE_KEYS]
     differences = diff_settings(*({key: values[key] for key in compared}
                                   for values in (wanted, data)))
     return "" if not differences else (

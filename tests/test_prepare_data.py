@@ -193,7 +193,8 @@ def test_patches_are_found_by_what_they_are_made_of(small_patches, small_map, fo
     write_patches(data / "patches_b.nc", other)
     for patches, name in ((small_patches, "patches_of_last_year.nc"), (other, "patches_b.nc")):
         settings = settings_of(patches, "data/patches_x4.nc")
-        settings["data"] = settings["data"] | {"source": "as it was called then.nc"}
+        settings["data"] = settings["data"] | {
+            "source": "as it was called then.nc", "crs": {"spheroid": "as it was read then"}}
         path, again = load_or_make_patches("tiny", 4, run_settings=settings)
         assert path.name == name
         assert again["data"] == settings["data"]
