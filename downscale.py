@@ -106,7 +106,7 @@ def predict_tile(chain, arrays, settings, scale, baselines):
     The methods are the model's and, with baselines, those of model.compute_baselines. The spread is
     NaN where the coarse map determines the thickness.
     """
-    coarse, topg, shape = arrays["coarse"], arrays["topg"], arrays["no_data"].shape
+    coarse, topg, shape = arrays["coarse"], arrays["topg"], arrays["source"].shape
     thk_by_method, level0 = {}, coarse
     if baselines or settings["grid"] == "fine":
         thk0 = utils.upsample_fields(coarse, shape, "area").astype(np.float32)
@@ -125,25 +125,49 @@ def predict_tile(chain, arrays, settings, scale, baselines):
     if settings["grid"] == "fine":  # a chain on the fine grid does not see the coarse cells
         thk = model.enforce_consistency(thk, coarse, "area")
     thk = model.remove_thin_ice(thk, coarse, "area").numpy()
+    source = arrays["source"][None]
+    thk = interpolate_without_bed(thk, coarse, source == tiles.BICUBIC, scale)
+    thk = np.where(source == tiles.FILLED, np.float32(0), thk)
     return (thk_by_method | {"model": thk},
             model.mask_determined_cells(spread, coarse, "area").numpy())
 
 
+def interpolate_without_bed(thk, coarse, without_bed, scale):
+    """Return a thickness (1, y, x) [m] that is bicubic in the cells `without_bed` (bool).
+
+    In coarse cells with such cells the whole is scaled to the coarse thickness, so the mean over
+    all of their cells is kept, of which the others are the network's. Other coarse cells stay as
+    they are.
+    """
+    if not without_bed.any():
+        return thk
+    # Cubic convolution reaches two coarse cells, a spline the whole tile: its result would depend
+    # on the tiles.
+    bicubic = model.regrid_level(coarse, thk.shape[1:], utils.catmull_rom_matrix, "area").numpy()
+    mixed = np.where(without_bed, bicubic, thk)
+    mixed = model.enforce_consistency(mixed, coarse, "area").numpy()
+    affected = without_bed.reshape(1, coarse.shape[1], scale, -1, scale).any(axis=(2, 4))
+    return np.where(np.kron(affected, np.ones((1, scale, scale), bool)), mixed, thk)
+
+
 def downscale_tiles(chain, ice_map, bed, settings, scale, baselines=False, label="tile",
-                    strip=(1, 1)):
+                    strip=(1, 1), fill_missing=False):
     """Downscale a whole map or a strip of it (see list_tiles) tile by tile, with progress.
 
-    chain: of open_run; ice_map, bed: as in read_tile; settings: of the run; label: of the progress.
+    chain: of open_run; ice_map, bed, fill_missing: of tiles.read_tile; settings: of the run; label:
+    of the progress.
     Yields rows, columns (slices of the fine map), {method: thickness (y, x) float32 [m]}, NaN where
-    there is no result, and topg (y, x) [m] or None. Methods are those of predict_tile, and
-    "uncertainty" of a calibrated run: the half-width of uncertainty.compute_half_width.
+    nothing is known, and the fields topg_read, usrf_read, source and is_own_bed of tiles.read_tile.
+    Methods are those of predict_tile, and "uncertainty" of a calibrated run: the half-width of
+    uncertainty.compute_half_width, NaN where the thickness is not the network's.
     """
     axes = [utils.refine_axis(ice_map[name], scale) for name in "xy"]
-    with_topg, fit, started = needs_topg(settings), settings.get("uncertainty"), time.monotonic()
+    fit, started = settings.get("uncertainty"), time.monotonic()
     cell_counts = np.zeros(3)  # undetermined cells: all, above spread_p99_m, in the boundary zone
     tile_list = list_tiles(ice_map["thk"].shape, settings, scale, baselines, strip)
     for done, tile in enumerate(tile_list, 1):
-        arrays = tiles.read_tile(ice_map, axes, bed, tile, scale, with_topg)
+        arrays = tiles.read_tile(ice_map, axes, bed, tile, scale, needs_topg(settings),
+                                 fill_missing)
         thk_by_method, spread = predict_tile(chain, arrays, settings, scale, baselines)
         # The core of a tile is what counts of it; in the halo values may be wrong.
         core = [slice(own.start * scale, own.stop * scale) for own, _ in tile]
@@ -151,23 +175,37 @@ def downscale_tiles(chain, ice_map, bed, settings, scale, baselines=False, label
             slice((own.start - halo.start) * scale, (own.stop - halo.start) * scale)
             for own, halo in tile)
         if fit:
-            thk, undetermined = thk_by_method["model"], np.isfinite(spread)
-            types = uncertainty.classify_patches(thk, arrays["topg"] if with_topg else None,
-                                                 settings)
-            width = uncertainty.compute_half_width(spread, thk, types, fit)
-            if arrays["topg_std"] is not None:
-                width = uncertainty.add_bed_error(width, arrays["topg_std"], types["grounded"],
-                                                  scale, ice_map["spacing_m"] / scale)
+            width, groups = estimate_uncertainty(
+                thk_by_method["model"], spread, arrays, settings, scale, ice_map["spacing_m"])
             thk_by_method["uncertainty"] = width
-            cell_counts += [cells[0][core_in_tile].sum() for cells in (
-                undetermined, undetermined & (spread > fit["spread_p99_m"]),
-                undetermined & types["boundary_zone"])]
-        yield (*core, {method: np.where(arrays["no_data"], np.nan, thk[0])[core_in_tile]
-                       for method, thk in thk_by_method.items()},
-               arrays["topg_read"][core_in_tile] if bed else None)
+            cell_counts += [cells[0][core_in_tile].sum() for cells in groups]
+        thk_by_method = {method: np.where(arrays["source"] == -1, np.nan, thk[0])[core_in_tile]
+                         for method, thk in thk_by_method.items()}
+        yield (*core, thk_by_method, {
+            name: None if arrays[name] is None else arrays[name][core_in_tile]
+            for name in ("topg_read", "usrf_read", "source", "is_own_bed")})
         command_line.show_progress(label, done, len(tile_list), (time.monotonic() - started) / done)
     if fit:
         uncertainty.warn_outside_calibration(fit, *(cell_counts[1:] / max(cell_counts[0], 1)))
+
+
+def estimate_uncertainty(thk, spread, arrays, settings, scale, coarse_spacing_m):
+    """Return the half-width of the 90 % interval of a tile's thickness [m], (1, y, x).
+
+    NaN where the thickness is neither the network's nor determined. And three groups of cells
+    (bool): undetermined ones, those with a spread above spread_p99_m, those in the boundary zone.
+    """
+    fit, source = settings["uncertainty"], arrays["source"]
+    topg = arrays["topg"] if needs_topg(settings) else None
+    types = uncertainty.classify_patches(thk, topg, settings)
+    width = uncertainty.compute_half_width(spread, thk, types, fit)
+    if arrays["topg_std"] is not None:
+        width = uncertainty.add_bed_error(width, arrays["topg_std"], types["grounded"], scale,
+                                          coarse_spacing_m / scale)
+    width = np.where(np.isin(source, (tiles.BICUBIC, tiles.FILLED)), np.nan, width)
+    undetermined = np.isfinite(spread) & (source != tiles.BICUBIC)
+    return width, (undetermined, undetermined & (spread > fit["spread_p99_m"]),
+                   undetermined & types["boundary_zone"])
 
 
 def print_job(ice_map, settings, scale):
@@ -194,11 +232,12 @@ def result_stem(run, kind, path, ice_map, bed, scale):
 
 
 def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=-1, bed_time=-1,
-                  options=None, self_ensemble=None, strip=(1, 1)):
+                  options=None, self_ensemble=None, strip=(1, 1), fill_missing=False):
     """Downscale a coarse map with a run: write `output` (CF-1.8 NetCDF) and a figure of it.
 
     time_option: see select_times; options: of map_layout.parse_map_options; self_ensemble: see
-    settings.with_self_ensemble; strip: (K, N), see list_tiles, a strip has no figure.
+    settings.with_self_ensemble; strip: (K, N), see list_tiles, a strip has no figure; fill_missing:
+    see tiles.read_tile.
     """
     files.check_output_path(output, map_file, bed_file)
     options = map_layout.DEFAULT_OPTIONS | (options or {})
@@ -215,7 +254,8 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options) as bed:
         crs, notes = choose_crs_and_note(ice_map, bed)
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
-                                              weights_sha256, [*ice_map["notes"], *notes])
+                                              fill_missing, weights_sha256,
+                                              [*ice_map["notes"], *notes])
         if fine_map.is_up_to_date(output, attributes):
             print(f"{output}: complete, left as it is")
         else:
@@ -223,7 +263,8 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
             slices = tiles.read_time_slices(map_file, ice_map, indices, map_options, bed, bed_file)
             tiles_by_time = (
                 (map_at_time, downscale_tiles(chain, map_at_time, bed_at_time, effective, scale,
-                                              label=label.format(number), strip=strip))
+                                              label=label.format(number), strip=strip,
+                                              fill_missing=fill_missing))
                 for number, (map_at_time, bed_at_time) in enumerate(slices, 1))
             for note in fine_map.write_tiles(output, tiles_by_time, ice_map, bed, {
                     "scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
@@ -278,15 +319,17 @@ def make_provenance(settings, ice_map, bed, scale, weights_sha256):
 def reconstruct(chain, fine, coarse, settings, scale):
     """Reconstruct a map of reconstruction.coarsen_map: {method: thickness (y, x) [m]}.
 
-    Methods: the model, model.compute_baselines and, of a calibrated run, "uncertainty".
+    Methods: the model, model.compute_baselines and, of a calibrated run, "uncertainty". NaN where
+    the bed is unknown: there the network has no part in the result.
     """
     thk_by_method, bed = {}, beds.bed_in_memory(fine)
     if bed:  # the very bed of the reference, so without an error
         bed |= {"read_topg_std": None}
-    for rows, columns, thickness, _ in downscale_tiles(chain, coarse, bed, settings, scale, True):
+    for rows, columns, thickness, fields in downscale_tiles(chain, coarse, bed, settings, scale,
+                                                            True):
         for method, thk in thickness.items():
             whole = thk_by_method.setdefault(method, np.empty(fine["thk"].shape, np.float32))
-            whole[rows, columns] = thk
+            whole[rows, columns] = np.where(fields["source"] == tiles.BICUBIC, np.nan, thk)
     return thk_by_method
 
 
@@ -358,12 +401,16 @@ def parse_arguments(argv=None):
                              "augmentation; default: the run's setting, usually 8)")
     parser.add_argument("--strip", metavar="K/N", help="compute only strip K of N; the N strips "
                         "together equal the undivided result bit for bit")
+    parser.add_argument("--fill-missing", action="store_true", help="write no NaN: 0 m of ice "
+                        "where the map has no data, the nearest known bed where there is none")
     map_layout.add_map_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also show the figure on screen")
     args = parser.parse_args(argv)
     if args.reconstruct == (args.output is not None):
         raise InputError("expected either --output FINE.nc, to downscale the map, or "
                          "--reconstruct, to test the run on it")
+    if args.fill_missing and args.reconstruct:
+        raise InputError("--fill-missing changes the file of --output; leave it out here")
     if args.bed_time is not None and args.bed is None:
         raise InputError("--bed-time selects a time of the bed file; add --bed BED.nc")
     command_line.check_run_name(args.run)
@@ -393,7 +440,7 @@ def main(argv=None):
                                 options, args.self_ensemble)
     else:
         downscale_map(args.run, args.map, args.output, args.bed, args.scale, args.time, bed_time,
-                      options, args.self_ensemble, args.strip)
+                      options, args.self_ensemble, args.strip, args.fill_missing)
     if args.show:
         figures.show()
     return 0

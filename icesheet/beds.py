@@ -163,7 +163,8 @@ def regrid_bed(bed, x, y):
 
     A bed finer than the target is averaged over the target cells, whatever its alignment. A coarser
     bed is interpolated with cubic splines; a bed on the same cells is copied. Cells less than half
-    covered by data are NaN. The change with time is added.
+    covered by data are NaN; of an interpolated bed, those whose centre is in a cell without data.
+    The change with time is added.
     """
     if bed.get("change"):
         return regrid_bed(bed | {"change": None}, x, y) + regrid_bed(bed["change"], x, y)
@@ -173,7 +174,7 @@ def regrid_bed(bed, x, y):
         spacing < 1.001 * cell and np.abs(offset).max() < 1e-3)
     # a value farther away than 12 cells does not change a cubic spline noticeably
     margin = (cell if is_averaged else 12 * spacing) + spacing
-    slices, matrices = [], []
+    slices, matrices, nearest = [], [], []
     for source, target in ((bed["y"], y), (bed["x"], x)):
         start, stop = np.searchsorted(source, (target[0] - margin, target[-1] + margin))
         if stop - start < 2:
@@ -185,8 +186,14 @@ def regrid_bed(bed, x, y):
         else:
             beyond = (target < source[0] - spacing / 2) | (target > source[-1] + spacing / 2)
             matrices.append(np.where(beyond[:, None], 0, utils.spline_matrix(source, target)))
+            index = np.clip(np.rint((target - source[0]) / spacing), 0, len(source) - 1)
+            nearest.append(np.where(beyond, len(source), index).astype(int))
     topg = bed["read_topg"](*slices)
     known = np.isfinite(topg)
     share = matrices[0] @ known.astype(float) @ matrices[1].T
     mean = matrices[0] @ np.where(known, topg, 0).astype(float) @ matrices[1].T
-    return np.where(share > 0.5, mean / np.maximum(share, 0.5), np.nan).astype(np.float32)
+    is_known, fallback = share > 0.5, np.nan
+    if not is_averaged:  # a spline must not make a hole larger or smaller
+        fallback = np.pad(topg, (0, 1), constant_values=np.nan)[np.ix_(*nearest)]
+        is_known &= np.isfinite(fallback)
+    return np.where(is_known, mean / np.maximum(share, 0.5), fallback).astype(np.float32)

@@ -8,7 +8,7 @@ import netCDF4
 import numpy as np
 
 import utils
-from icesheet import beds, checkpoints, files, map_files, map_layout, uncertainty
+from icesheet import beds, checkpoints, files, map_files, map_layout, tiles, uncertainty
 from icesheet.command_line import InputError
 from icesheet.settings import get_densities
 
@@ -18,6 +18,13 @@ OUTPUT_VARIABLES = {
                    "long_name": "ice thickness"}),
     "thk_uncertainty": ("f4", {
         "units": "m", "long_name": "half-width of the 90 % prediction interval of thk"}),
+    "thk_source": ("i1", {
+        "flag_values": np.arange(len(tiles.THK_SOURCES), dtype=np.int8),
+        "flag_meanings": " ".join(tiles.THK_SOURCES), "long_name": "what thk is computed from",
+        "comment": "network_on_own_bed: the network, with the coarse map's own bed, interpolated, "
+                   "where the bed has a gap; bicubic: interpolated thickness where no bed is known, "
+                   "scaled to the coarse thickness, without uncertainty; no_ice: no ice in the "
+                   "coarse cell; filled: 0 where nothing is known"}),
     "topg": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["topg"],
                     "long_name": "bed elevation"}),
     "usrf": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["usrf"],
@@ -30,7 +37,8 @@ OUTPUT_VARIABLES = {
 }
 
 
-def make_attributes(ice_map, bed, settings, effective, scale, strip, weights_sha256, notes):
+def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missing, weights_sha256,
+                    notes):
     """Return the global attributes of a finer map; bed: None without one.
 
     settings: of the run, as they are; effective: with the densities and the ensemble that are used.
@@ -52,6 +60,7 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, weights_sha
         "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
         "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
         "strip": "{}/{}".format(*strip), "self_ensemble": effective["self_ensemble"],
+        "fill_missing": "yes" if fill_missing else "no",
         "model_run": run, "model_settings": json.dumps(settings),
         "model_weights_sha256": weights_sha256,
         "model_training_citation": settings["data"]["citation"],
@@ -121,15 +130,17 @@ def has_separate_bed(ice_map, bed):
     return bool(bed) and bed["path"] != ice_map["path"]
 
 
-def derive_fields(thickness, topg, densities):
-    """Return the variables of a tile: {name: (y, x)}; topg: (y, x) [m] or None."""
-    thk = thickness["model"]
-    fields = {"thk": thk}
+def derive_fields(thickness, read, densities):
+    """Return the variables of a tile {name: (y, x)}; thickness, read: of downscale_tiles."""
+    thk, topg = thickness["model"], read["topg_read"]
+    fields = {"thk": thk, "thk_source": read["source"]}
     if "uncertainty" in thickness:
         fields["thk_uncertainty"] = thickness["uncertainty"]
     if topg is not None:
-        fields |= {"topg": topg, "usrf": utils.surface_from_thickness(thk, topg, densities),
-                   "mask": utils.classify_cells(thk, topg, densities)}
+        usrf = utils.surface_from_thickness(thk, topg, densities)
+        if read["usrf_read"] is not None:
+            usrf = np.where(np.isnan(usrf), read["usrf_read"], usrf)
+        fields |= {"topg": topg, "usrf": usrf, "mask": utils.classify_cells(thk, topg, densities)}
     return fields
 
 
@@ -164,43 +175,68 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
     attributes: of make_attributes
     The axes run as in the file of the map. Returns notes for the user, which the file has too.
     """
-    scale, first_row, notes = output["scale"], output["strip"].start or 0, []
-    bed_means = np.full(first_map["thk"].shape, np.nan)  # over the map's cells [m]
-    n_missing, missing_volume, total_volume = 0, 0.0, 0.0  # coarse ice cells, sums of thickness
+    scale, first_row, flips = output["scale"], output["strip"].start or 0, first_map["flips"]
+    statistics = {"bed_means": np.full(first_map["thk"].shape, np.nan), "volume": 0.0,
+                  "n_without_bed": 0, "volume_without_bed": 0.0, "n_own_bed": 0, "n_missing": 0}
     with files.atomic_write(path) as temporary:
         # Only what writes is in these blocks: an error of the computation is not one of the disk.
         with files.explain_write_errors(path):
             ds = create_output_file(temporary, first_map, bed, output, attributes)
         try:
-            for number, (ice_map, tiles) in enumerate(time_slices):
+            for number, (ice_map, tiles_of_map) in enumerate(time_slices):
                 with files.explain_write_errors(path):
                     put_time(ds, output["time_axis"], number)
-                total_volume += ice_map["thk"].sum(dtype=float)
-                for rows, columns, thickness, topg in tiles:
-                    fields = derive_fields(thickness, topg, output["densities"])
+                statistics["volume"] += ice_map["thk"].sum(dtype=float)
+                for rows, columns, thickness, read in tiles_of_map:
+                    fields = derive_fields(thickness, read, output["densities"])
+                    rows_in_file = slice(rows.start - first_row, rows.stop - first_row)
                     with files.explain_write_errors(path):
-                        put_fields(ds, fields, number, slice(
-                            rows.start - first_row, rows.stop - first_row), columns,
-                            first_map["flips"])
+                        put_fields(ds, fields, number, rows_in_file, columns, flips)
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
-                    thk = ice_map["thk"][coarse]
-                    missing = np.isnan(fields["thk"][::scale, ::scale]) & utils.is_ice(thk)
-                    n_missing += int(missing.sum())
-                    missing_volume += thk[missing].sum(dtype=float)
-                    if number == 0 and topg is not None:
-                        bed_means[coarse] = utils.coarsen_fields(topg[None], scale, "area")[0]
+                    add_statistics(statistics, fields, read, ice_map, coarse, number == 0)
+            notes = describe_gaps(statistics)
             if has_separate_bed(first_map, bed) and first_map["topg"] is not None:
-                notes.append("warning: " + beds.describe_bed_difference(first_map, bed_means, bed))
-            if n_missing:
-                share = 100 * missing_volume / total_volume
-                notes.append(f"warning: {n_missing} coarse ice cells ({share:.2f} % of the volume) "
-                             "are NaN: the bed has gaps there; fill it or give another --bed")
+                notes.append("warning: " + beds.describe_bed_difference(
+                    first_map, statistics["bed_means"], bed))
             with files.explain_write_errors(path):
                 ds.comment = "; ".join([ds.comment, *notes])
         finally:
             with files.explain_write_errors(path):
                 ds.close()
+    return notes
+
+
+def add_statistics(statistics, fields, read, ice_map, coarse, is_first_time):
+    """Add a tile to the statistics of write_tiles; coarse: its slices of the coarse map."""
+    thk, topg = ice_map["thk"][coarse], read["topg_read"]
+    scale = len(fields["thk"]) // len(thk)
+    without_bed = (read["source"] == tiles.BICUBIC).reshape(len(thk), scale, -1, scale)
+    without_bed = without_bed.any(axis=(1, 3)) & utils.is_ice(thk)
+    statistics["n_without_bed"] += int(without_bed.sum())
+    statistics["volume_without_bed"] += thk[without_bed].sum(dtype=float)
+    statistics["n_own_bed"] += int(read["is_own_bed"].sum())
+    statistics["n_missing"] += int(np.isnan(fields["thk"]).sum())
+    if topg is not None and is_first_time:  # of another file: where that has data
+        topg = np.where(read["is_own_bed"], np.nan, topg)
+        statistics["bed_means"][coarse] = topg.reshape(len(thk), scale, -1, scale).mean(
+            axis=(1, 3), dtype=float)
+
+
+def describe_gaps(statistics):
+    """Return notes for the user on gaps in the bed and in the map."""
+    notes = []
+    if statistics["n_without_bed"]:
+        share = 100 * statistics["volume_without_bed"] / statistics["volume"]
+        notes.append(f"warning: {statistics['n_without_bed']} coarse ice cells ({share:.2f} % of "
+                     "the volume) have gaps in the bed: thk is bicubic there (thk_source), without "
+                     "uncertainty; fill the gaps or give another --bed")
+    if statistics["n_own_bed"]:
+        notes.append(f"note: {statistics['n_own_bed']} cells have the map's own bed, interpolated, "
+                     "because the bed has gaps there")
+    if statistics["n_missing"]:
+        notes.append(f"note: {statistics['n_missing']} cells are NaN, because the map has neither "
+                     "thickness nor bed there; --fill-missing writes 0")
     return notes
 
 

@@ -8,6 +8,7 @@ import sys
 import netCDF4
 import numpy as np
 import pytest
+import scipy
 from conftest import example_settings, run_main, save_layers, write_map
 from matplotlib.image import imread
 
@@ -25,6 +26,7 @@ from icesheet import (
     map_files,
     projections,
     reconstruction,
+    tiles,
     uncertainty,
 )
 from icesheet.command_line import InputError
@@ -334,7 +336,7 @@ CALIBRATED = {"self_ensemble": True, "uncertainty": FIT}
 
 
 def test_calibrated_run_writes_half_widths(folder, capsys):
-    """Half-widths as CF has them beside thk; 0 over open ocean, unknown where thk is."""
+    """Half-widths as CF has them beside thk; 0 over open ocean, unknown without a bed."""
     write_run(scatter=0.05, **CALIBRATED)
     thk, topg = rough(12, 16)
     thk[:, :3], topg[:, :3] = 0, -3000
@@ -342,8 +344,8 @@ def test_calibrated_run_writes_half_widths(folder, capsys):
     save_map("coarse.nc", thk, topg)
     fine = downscaled("--run", "made")
     width = fine["thk_uncertainty"]
-    np.testing.assert_array_equal(np.isnan(width), np.isnan(fine["thk"]))
-    assert not width[:, :12].any()
+    np.testing.assert_array_equal(np.isnan(width), fine["thk_source"] == 2)
+    assert np.isnan(width).sum() == 16 and not width[:, :12].any()
     free = np.kron(thk > 0, np.ones((4, 4), bool)) & np.isfinite(width)
     assert width[free].min() >= (0.1 * np.e - 0.1) * 0.999
     with netCDF4.Dataset("fine.nc") as ds:
@@ -504,11 +506,82 @@ def test_mask_is_unknown_where_the_bed_is(folder):
     assert (fine["mask"][:8, :12] == 3).all() and (fine["mask"][:8, 20:] == 0).all()
 
 
-def test_cells_without_a_bed_are_counted(folder, capsys):
-    """The bed ends after 5 of 8 columns and has a hole of one fine cell: 6 x 3 + 1 coarse cells.
+def assert_pism_reads(path, *names):
+    """PISM stops at a variable with _FillValue in which a value equals it or is NaN."""
+    with netCDF4.Dataset(path) as ds:
+        ds.set_auto_mask(False)
+        for name in names:
+            values = ds[name][...]
+            assert not np.isnan(values).any() and not (values == ds[name]._FillValue).any(), name
 
-    A third of them has no ice.
+
+SOURCE = {name: value for value, name in enumerate(tiles.THK_SOURCES)}
+
+
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_only_cells_without_a_bed_lose_the_network(folder, capsys, shift):
+    """The map's own bed ends along a diagonal, at an island and at a hole; some of it is ice-free.
+
+    Fine cells have a bed where the coarse cell has one, and every coarse mean is kept.
     """
+    write_run(scatter=0.05, **CALIBRATED)
+    y, x = np.indices((12, 28))
+    thk, topg = rough(12, 28)
+    thk = np.float32(np.where(x < 3, 0, thk + shift))
+    gaps = (x + y > 33) | (np.hypot(x - 6, y - 5) < 1.5) | (x == 1)
+    gaps[11, 26] = False
+    thk[3, 1] = np.nan  # neither thickness nor bed
+    save_map("coarse.nc", thk, np.where(gaps, np.nan, topg))
+    fine = downscaled("--run", "made")
+    gone = in_cells(np.isnan(thk))
+    np.testing.assert_array_equal(np.isnan(fine["thk"]), gone)
+    np.testing.assert_allclose(means(fine["thk"])[~np.isnan(thk)], thk[~np.isnan(thk)], atol=0.01)
+    ice = in_cells(thk > 0)
+    np.testing.assert_array_equal(fine["thk_source"], np.select(
+        [gone, ~ice, in_cells(gaps)], [-1, SOURCE["no_ice"], SOURCE["bicubic"]]))
+    for name in ("topg", "usrf"):
+        np.testing.assert_array_equal(np.isnan(fine[name]), in_cells(gaps))
+    assert (fine["mask"][in_cells(gaps)] == -1).all() and (fine["mask"][~in_cells(gaps)] >= 0).all()
+    np.testing.assert_array_equal(np.isnan(fine["thk_uncertainty"]), gone | ice & in_cells(gaps))
+    assert not fine["thk_uncertainty"][~ice & ~gone].any()
+    said = capsys.readouterr().out
+    n = int(((thk > 1) & gaps).sum())
+    assert f"warning: {n} coarse ice cells (" in said
+    assert "note: 16 cells are NaN, because the map has neither thickness nor bed" in said
+
+    # A bed without gaps changes nothing in coarse cells that are far from those of this one.
+    save_map("coarse.nc", thk, topg)
+    whole = downscaled("--run", "made")
+    far = in_cells(scipy.ndimage.distance_transform_edt(~gaps) > 9)
+    assert far.any()
+    np.testing.assert_allclose(fine["thk"][far], whole["thk"][far], atol=0.5)
+
+
+def test_the_maps_own_bed_serves_in_gaps_of_a_separate_bed(folder, capsys):
+    """One fine cell of a coarse one, and all to the right of column 20: the spline of the own."""
+    write_run()
+    thk, topg = rough(6, 8, seed=3)[0] + 200, np.add.outer(20 * np.arange(6), 90 * np.arange(8))
+    save_map("coarse.nc", thk, topg)
+    own = downscaled("--run", "made")
+    assert set(np.unique(own["thk_source"])) == {SOURCE["network"]}
+    assert "own bed, interpolated" not in capsys.readouterr().out
+    bed = np.float32(own["topg"] + 50)
+    bed[:, 20:] = bed[9, 9] = np.nan
+    save_map("bed.nc", bed, bed, 5000.0)
+    fine = downscaled("--run", "made", "--bed", "bed.nc")
+    gaps = np.isnan(bed)
+    np.testing.assert_allclose(fine["topg"], np.where(gaps, own["topg"], bed), atol=0.01)
+    np.testing.assert_array_equal(fine["thk_source"] == SOURCE["network_on_own_bed"], gaps)
+    np.testing.assert_allclose(means(fine["thk"]), thk, atol=0.01)
+    assert np.isfinite(fine["usrf"]).all() and (fine["mask"] >= 0).all()
+    assert_pism_reads("fine.nc", "thk", "topg", "usrf")
+    said = capsys.readouterr().out
+    assert f"note: {gaps.sum()} cells have the map's own bed, interpolated" in said
+    assert "RMS 50.0 m under ice" in said  # of the separate bed where it has data
+
+
+def test_cells_without_any_bed_have_bicubic_thickness(folder, capsys):
+    """The bed ends after 5 of 8 columns and has a hole of one fine cell; the map has no bed."""
     write_run()
     thk = np.full((6, 8), 1000.0)
     thk[:, 6], thk[:, 7] = 0.5, 3000  # half a metre is no ice
@@ -517,19 +590,53 @@ def test_cells_without_a_bed_are_counted(folder, capsys):
     topg[9, 9] = np.nan
     save_map("bed.nc", topg, topg, 5000.0)
     fine = downscaled("--run", "made", "--bed", "bed.nc")
-    lost = np.zeros((6, 8), bool)
-    lost[:, 5:] = lost[2, 2] = True
-    np.testing.assert_array_equal(np.isnan(fine["thk"]), in_cells(lost))
+    gaps = np.ones((24, 32), bool)
+    gaps[:, :20] = np.isnan(topg)
+    np.testing.assert_array_equal(fine["thk_source"] == SOURCE["bicubic"], gaps)
+    np.testing.assert_allclose(means(fine["thk"]), thk, atol=0.01)
+    np.testing.assert_allclose(fine["thk"][:, :16], 1000, atol=5)  # all is flat there
+    assert (np.diff(fine["thk"][0, 21:24]) < 0).all()  # towards the thin ice beside
     share = 100 * (6 * 4000 + 1000) / (6 * 9000.5 + 3)
-    text = (f"warning: 13 coarse ice cells ({share:.2f} % of the volume) are NaN: the bed has gaps "
-            "there; fill it or give another --bed")
-    assert f"{text}\n" in capsys.readouterr().out
+    text = f"warning: 13 coarse ice cells ({share:.2f} % of the volume) have gaps in the bed"
+    assert text in capsys.readouterr().out
     with netCDF4.Dataset("fine.nc") as ds:
-        assert ds.comment.endswith(text)
+        assert text in ds.comment
+    assert_pism_reads("fine.nc", "thk")
 
     save_map("bed.nc", np.zeros((24, 32)), np.zeros((24, 32)), 5000.0)
     downscaled("--run", "made", "--bed", "bed.nc")
-    assert "NaN" not in capsys.readouterr().out
+    assert "gaps" not in capsys.readouterr().out
+
+
+def test_fill_missing_leaves_no_nan(folder):
+    write_run(scatter=0.05)
+    thk, topg = rough(8, 12)
+    thk[2:4, 3:5] = topg[2:5, 3:5] = np.nan
+    save_map("coarse.nc", thk, topg)
+    fine = downscaled("--run", "made", "--fill-missing")
+    assert_pism_reads("fine.nc", "thk", "topg", "usrf")
+    missing = in_cells(np.isnan(thk))
+    assert not fine["thk"][missing].any() and (fine["mask"] >= 0).all()
+    np.testing.assert_array_equal(fine["thk_source"] == SOURCE["filled"], missing)
+    gaps = in_cells(np.isnan(topg))
+    known = downscaled("--run", "made")
+    for name in ("thk", "topg", "usrf"):
+        np.testing.assert_array_equal(fine[name][~gaps], known[name][~gaps])
+    assert np.isnan(known["thk"][missing]).all()
+
+
+def test_the_maps_own_surface_serves_where_there_is_no_bed(folder):
+    """Of a map with floating ice and surface, whose bed does not follow from these."""
+    write_run()
+    save_map("coarse.nc", np.full((6, 8), 500.0))
+    with netCDF4.Dataset("coarse.nc", "a") as ds:
+        ds.createVariable("usrf", "f4", ("y", "x"))[...] = 54.0
+    topg = np.full((24, 32), -2000.0)
+    topg[:, 20:] = np.nan
+    save_map("bed.nc", topg, topg, 5000.0)
+    fine = downscaled("--run", "made", "--bed", "bed.nc")
+    np.testing.assert_allclose(fine["usrf"][:, 20:], 54, atol=0.01)
+    assert np.isnan(fine["topg"][:, 20:]).all() and np.isfinite(fine["usrf"]).all()
 
 
 # ---------------------------------------------------------------- beds of other grids
@@ -573,8 +680,7 @@ def test_bed_finer_than_the_target_is_its_mean_and_unknown_parts_stay_unknown(fo
     save_map("bed.nc", topg, topg, spacing_m=1000.0)
     fine = downscaled("--run", "made", "--bed", "bed.nc")
     np.testing.assert_allclose(fine["topg"], means(topg, 5), atol=0.01)
-    assert np.isnan(fine["thk"][:4, :4]).all()
-    assert np.isnan(fine["thk"]).sum() == 16
+    assert (fine["thk_source"][:4, :4] == 2).all() and (fine["thk_source"] == 2).sum() == 16
 
 
 def test_bed_in_another_projection_is_rejected(folder, capsys):
@@ -663,7 +769,7 @@ def test_file_says_what_and_where_it_is(folder):
     save_map("coarse.nc", thk, topg, crs=projections.EPSG_3031, attributes={
         "title": "Antarctica, made up", "citation": "Somebody (2026)"})
     fine = downscaled("--run", "made")
-    assert set(fine) == {"x", "y", "crs", "thk", "topg", "usrf", "mask"}
+    assert set(fine) == {"x", "y", "crs", "thk", "thk_source", "topg", "usrf", "mask"}
     with netCDF4.Dataset("fine.nc") as ds:
         assert ds.Conventions == "CF-1.8"
         assert ds.citation == "Somebody (2026)"
@@ -750,7 +856,8 @@ def test_interrupted_write_leaves_no_file(folder, monkeypatch, error):
     """An error of the computation is not taken for one of the disk."""
     def one_tile(*args, **options):
         zeros = np.zeros((4, 4))
-        yield slice(0, 4), slice(0, 4), {"model": zeros}, zeros
+        yield slice(0, 4), slice(0, 4), {"model": zeros}, {
+            "topg_read": None, "source": zeros, "is_own_bed": zeros}
         raise error
 
     write_run()
