@@ -31,7 +31,6 @@ combine="by_coords", data_vars="minimal") or gdalbuildvrt thk.vrt NETCDF:FINE_1.
 
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -39,7 +38,7 @@ import evaluate
 import model
 import utils
 from icesheet import (
-    beds, checkpoints, command_line, figures, files, fine_map, map_files, map_layout, projections,
+    beds, checkpoints, command_line, figures, files, fine_map, map_files, map_layout,
     reconstruction, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
@@ -223,14 +222,6 @@ def print_job(ice_map, settings, scale):
               f"(python train.py --calibrate --run {run}, for its own scale)")
 
 
-def result_stem(run, kind, path, ice_map, bed, scale):
-    """Return the path of a result without suffix; checksums tell maps of one name apart."""
-    time_text = "" if ice_map["time_index"] is None else f"_time{ice_map['time_index']}"
-    checksums = dict.fromkeys(source["sha256"][:8] for source in (ice_map, bed) if source)
-    name = f"{kind}_{Path(path).stem}{time_text}_x{scale}_{'_'.join(checksums)}"
-    return files.RESULTS / run / name
-
-
 def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=-1, bed_time=-1,
                   options=None, self_ensemble=None, strip=(1, 1), fill_missing=False):
     """Downscale a coarse map with a run: write `output` (CF-1.8 NetCDF) and a figure of it.
@@ -252,11 +243,14 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     fine_rows = slice(scale * strip_tiles[0][0][0].start, scale * strip_tiles[-1][0][0].stop)
     halo, size = tile_halo_and_size(settings, scale)
     with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options) as bed:
-        crs, notes = choose_crs_and_note(ice_map, bed)
+        crs, notes = fine_map.choose_crs_and_note(ice_map, bed)
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
                                               fill_missing, weights_sha256,
                                               [*ice_map["notes"], *notes])
-        if fine_map.is_up_to_date(output, attributes):
+        layout = {"scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
+                  "densities": get_densities(effective["data"]), "time_axis": time_axis,
+                  "strip": fine_rows}
+        if fine_map.is_up_to_date(output, ice_map, layout, attributes):
             print(f"{output}: complete, left as it is")
         else:
             label = "time {}/" + f"{len(indices)}, tile" if time_axis else "tile"
@@ -266,36 +260,27 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
                                               label=label.format(number), strip=strip,
                                               fill_missing=fill_missing))
                 for number, (map_at_time, bed_at_time) in enumerate(slices, 1))
-            for note in fine_map.write_tiles(output, tiles_by_time, ice_map, bed, {
-                    "scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
-                    "densities": get_densities(effective["data"]), "time_axis": time_axis,
-                    "strip": fine_rows},
-                    attributes):
+            for note in fine_map.write_tiles(output, tiles_by_time, ice_map, bed, layout,
+                                             attributes):
                 print(note)
             print(f"wrote    {output}")
     if strip == (1, 1):
-        path = f"{result_stem(run, 'map', output, ice_map, bed, scale)}.png"
-        figures.save_figure(figures.plot_downscaled(output, ice_map, effective, scale), path,
-                            make_provenance(settings, ice_map, bed, scale, weights_sha256))
+        save_figure_or_warn(
+            lambda: figures.plot_downscaled(output, ice_map, effective, scale),
+            f"{fine_map.result_stem(run, 'map', output, ice_map, bed, scale)}.png",
+            fine_map.make_provenance(settings, ice_map, bed, scale, weights_sha256))
+
+
+def save_figure_or_warn(plot, path, provenance):
+    """Save the figure that plot() returns; print a warning where that fails.
+
+    The result is written already, and a job that ends with an error would be started again.
+    """
+    try:
+        figures.save_figure(plot(), path, provenance)
         print(f"figure   {path}")
-
-
-def choose_crs_and_note(ice_map, bed):
-    """Return the grid mapping of the output, and notes on it and on the bed, which are printed."""
-    crs, notes = ice_map["crs"], []
-    if not crs and projections.looks_antarctic(ice_map):
-        notes.append("warning: the map declares no projection and fits Antarctica: EPSG:3031 is "
-                     "assumed")
-        crs = projections.EPSG_3031
-    if bed and bed["change"]:
-        notes.append("note: the bed is taken as that of the first time; the change of the map's "
-                     "own bed since then is added")
-    if bed and bed["spacing_m"] > 0.999 * ice_map["spacing_m"]:
-        notes.append(f"warning: the bed in {bed['name']} ({bed['spacing_m'] / 1000:g} km) is not "
-                     "finer than the map; little detail will be added")
-    for note in notes:
-        print(note)
-    return crs, notes
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        print(f"warning: no figure: {command_line.one_line(error)}")
 
 
 def map_options_with_separate_bed(options, settings, bed_file):
@@ -304,16 +289,6 @@ def map_options_with_separate_bed(options, settings, bed_file):
              if field != "topg" or bed_file is None}
     return options | {"names": names, "densities": options["densities"] or get_densities(
         settings["data"])}
-
-
-def make_provenance(settings, ice_map, bed, scale, weights_sha256):
-    """Return what a result of a whole map was made from, for JSON."""
-    bed_provenance = {f"bed{suffix}": bed[key] for suffix, key in (
-        ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))} if bed else {}
-    return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
-            "map_sha256": ice_map["sha256"], "time_label": ice_map["time_label"], **bed_provenance,
-            "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
-            "weights_sha256": weights_sha256, "settings": settings}
 
 
 def reconstruct(chain, fine, coarse, settings, scale):
@@ -362,7 +337,7 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
               f"{ice_map['thk'].shape} cells make whole coarse cells")
     print_job(coarse, settings, scale)
     thk_by_method = reconstruct(chain, fine, coarse, effective, scale)
-    provenance = make_provenance(settings, fine, bed, scale, weights_sha256)
+    provenance = fine_map.make_provenance(settings, fine, bed, scale, weights_sha256)
     metrics = provenance | {
         "from_km": fine["spacing_m"] * scale / 1000, "to_km": fine["spacing_m"] / 1000,
         "cells": list(fine["thk"].shape), "densities": list(get_densities(effective["data"])),
@@ -370,13 +345,13 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
         **reconstruction.score_reconstruction(thk_by_method, fine, coarse, effective, scale),
         "versions": files.library_versions(), "command": command_line.command_text()}
     kind = f"reconstruction_self_ensemble{self_ensemble}" if self_ensemble else "reconstruction"
-    path = result_stem(run, kind, map_file, fine, bed, scale)
+    path = fine_map.result_stem(run, kind, map_file, fine, bed, scale)
     files.write_json(f"{path}.json", metrics)
     reconstruction.print_reconstruction(metrics)
     if metrics["all"]["errors"]:
-        figures.save_figure(figures.plot_reconstruction(metrics, thk_by_method, fine),
+        print()
+        save_figure_or_warn(lambda: figures.plot_reconstruction(metrics, thk_by_method, fine),
                             f"{path}.png", provenance)
-        print(f"\nfigure   {path}.png")
     return metrics
 
 
@@ -433,6 +408,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     options = map_layout.parse_map_options(args)
     figures.select_backend(args.show)
+    files.choose_checkpoints(args.run)
     set_up_device()
     bed_time = -1 if args.bed_time is None else args.bed_time
     if args.reconstruct:

@@ -25,6 +25,18 @@ from icesheet.command_line import InputError
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 RESULTS = Path("results")
+
+
+def choose_checkpoints(run):
+    """Read runs from the folder beside the scripts, if the working folder has no such run.
+
+    For programs that only read runs: nothing is ever written there.
+    """
+    global CHECKPOINTS
+    beside_scripts = Path(__file__).resolve().parents[1] / "checkpoints"
+    if not (CHECKPOINTS / run).exists() and (beside_scripts / run).is_dir():
+        CHECKPOINTS = beside_scripts
+        print(f"run {run}: {CHECKPOINTS / run}")
 # What file systems without locks, or without fsync of folders, answer (NFS, FUSE, SMB, Lustre).
 UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 

@@ -8,7 +8,8 @@ import netCDF4
 import numpy as np
 
 import utils
-from icesheet import beds, checkpoints, files, map_files, map_layout, tiles, uncertainty
+from icesheet import (
+    beds, checkpoints, files, map_files, map_layout, projections, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.settings import get_densities
 
@@ -22,9 +23,9 @@ OUTPUT_VARIABLES = {
         "flag_values": np.arange(len(tiles.THK_SOURCES), dtype=np.int8),
         "flag_meanings": " ".join(tiles.THK_SOURCES), "long_name": "what thk is computed from",
         "comment": "network_on_own_bed: the network, with the coarse map's own bed, interpolated, "
-                   "where the bed has a gap; bicubic: interpolated thickness where no bed is known, "
-                   "scaled to the coarse thickness, without uncertainty; no_ice: no ice in the "
-                   "coarse cell; filled: 0 where nothing is known"}),
+                   "where the bed has a gap; bicubic: interpolated thickness without a bed, scaled "
+                   "to the coarse thickness, without uncertainty; no_ice: no ice in the coarse "
+                   "cell; filled: 0 where nothing is known"}),
     "topg": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["topg"],
                     "long_name": "bed elevation"}),
     "usrf": ("f4", {"units": "m", "standard_name": map_layout.STANDARD_NAMES["usrf"],
@@ -35,6 +36,42 @@ OUTPUT_VARIABLES = {
         "comment": f"ice: thk > {utils.MIN_ICE_THICKNESS_M:g} m; floating: thinner than flotation "
                    "thickness (global attribute densities)"}),
 }
+
+
+def choose_crs_and_note(ice_map, bed):
+    """Return the grid mapping of the output, and notes on it and on the bed, which are printed."""
+    crs, notes = ice_map["crs"], []
+    if not crs and projections.looks_antarctic(ice_map):
+        notes.append("warning: the map declares no projection and fits Antarctica: EPSG:3031 is "
+                     "assumed")
+        crs = projections.EPSG_3031
+    if bed and bed["change"]:
+        notes.append("note: the bed is taken as that of the first time; the change of the map's "
+                     "own bed since then is added")
+    if bed and bed["spacing_m"] > 0.999 * ice_map["spacing_m"]:
+        notes.append(f"warning: the bed in {bed['name']} ({bed['spacing_m'] / 1000:g} km) is not "
+                     "finer than the map; little detail will be added")
+    for note in notes:
+        print(note)
+    return crs, notes
+
+
+def make_provenance(settings, ice_map, bed, scale, weights_sha256):
+    """Return what a result of a whole map was made from, for JSON."""
+    bed_provenance = {f"bed{suffix}": bed[key] for suffix, key in (
+        ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))} if bed else {}
+    return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
+            "map_sha256": ice_map["sha256"], "time_label": ice_map["time_label"], **bed_provenance,
+            "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
+            "weights_sha256": weights_sha256, "settings": settings}
+
+
+def result_stem(run, kind, path, ice_map, bed, scale):
+    """Return the path of a result without suffix; checksums tell maps of one name apart."""
+    time_text = "" if ice_map["time_index"] is None else f"_time{ice_map['time_index']}"
+    checksums = dict.fromkeys(source["sha256"][:8] for source in (ice_map, bed) if source)
+    name = f"{kind}_{Path(path).stem}{time_text}_x{scale}_{'_'.join(checksums)}"
+    return files.RESULTS / run / name
 
 
 def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missing, weights_sha256,
@@ -93,15 +130,16 @@ def create_output_file(path, ice_map, bed, output, attributes):
     ds.setncatts({"Conventions": "CF-1.8"} | attributes)
     if time_axis:
         ds.createDimension("time", None)
-        ds.createVariable("time", "f8", ("time",)).setncatts({"axis": "T"} | time_axis[1])
+        ds.createVariable("time", "f8", ("time",), fletcher32=True)
+        ds["time"].setncatts({"axis": "T"} | time_axis[1])
         if time_axis[2] is not None:
             ds["time"].bounds = "time_bnds"
             ds.createDimension("nv", 2)
-            ds.createVariable("time_bnds", "f8", ("time", "nv"))
+            ds.createVariable("time_bnds", "f8", ("time", "nv"), fletcher32=True)
     for name, part, step in zip("yx", (strip, slice(None)), ice_map["flips"], strict=True):
         axis = utils.refine_axis(ice_map[name], output["scale"])[part][::step]
         ds.createDimension(name, len(axis))
-        ds.createVariable(name, "f8", (name,))[...] = axis
+        ds.createVariable(name, "f8", (name,), fletcher32=True)[...] = axis
         ds[name].setncatts({"units": "m", "axis": name.upper(),
                             "standard_name": map_layout.STANDARD_NAMES[name],
                             "long_name": f"{name} coordinate of cell centre"})
@@ -114,8 +152,9 @@ def create_output_file(path, ice_map, bed, output, attributes):
                 name == "thk_uncertainty" and not attributes["uncertainty"]):
             continue
         time_dims = ("time",) if time_axis and (name != "topg" or bed_changes) else ()
+        # A checksum of every chunk, fletcher32: damage is an error when the file is read.
         ds.createVariable(name, data_type, (*time_dims, "y", "x"), zlib=True, complevel=4,
-                          shuffle=True, chunksizes=(1,) * len(time_dims) + sides,
+                          shuffle=True, fletcher32=True, chunksizes=(1,) * len(time_dims) + sides,
                           fill_value=np.float32(np.nan) if data_type == "f4" else np.int8(-1))
         ds[name].setncatts(variable_attributes | (
             {"grid_mapping": "crs"} if output["crs"] else {}))
@@ -240,14 +279,29 @@ def describe_gaps(statistics):
     return notes
 
 
-def is_up_to_date(path, attributes):
-    """Return whether a file exists that the same code made from the same inputs and options.
+def is_up_to_date(path, ice_map, output, attributes):
+    """Return whether a file is whole and made by the same code from the same input and options.
 
-    A file that exists is complete: it gets its name last.
+    It gets its name when it is complete, but may have been damaged since: all of it is read, and
+    the library compares the checksums. Arguments: of write_tiles.
     """
     if not Path(path).exists():
         return False
-    with contextlib.suppress(InputError), map_files.open_netcdf(path) as ds:  # some other file
-        return all(getattr(ds, name, None) == value for name, value in attributes.items()
-                   if name not in ("history", "comment", "model_scores"))
+    with contextlib.suppress(InputError, OSError, RuntimeError), map_files.open_netcdf(path) as ds:
+        ny, nx = (n * output["scale"] for n in ice_map["thk"].shape)
+        sizes = {"y": len(range(ny)[output["strip"]]), "x": nx}
+        if output["time_axis"]:
+            sizes |= {"time": len(output["time_axis"][0])}
+            sizes |= {"nv": 2} if output["time_axis"][2] is not None else {}
+        if sizes != {dim.name: dim.size for dim in ds.dimensions.values()} or any(
+                getattr(ds, name, None) != value for name, value in attributes.items()
+                if name not in ("history", "comment", "model_scores")):
+            return False
+        for variable in ds.variables.values():
+            n_rows = variable.shape[-2] if variable.ndim > 1 else 1
+            for time_number in np.ndindex(variable.shape[:-2]):  # in parts: it may be large
+                for start in range(0, n_rows, output["chunk_cells"]):
+                    rows = slice(start, start + output["chunk_cells"])
+                    variable[(*time_number, rows) if variable.ndim > 1 else ...]
+        return True
     return False

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -877,6 +878,38 @@ def test_a_file_that_cannot_be_written_is_one_line(folder, capsys):
                                              "made"], capsys)
     assert (status, said.count("\n")) == (2, 1)
     assert "file/fine.nc: cannot be written" in said
+
+
+def test_figure_that_fails_is_a_warning(folder, capsys):
+    """Of a project folder that cannot be written, say: the file is complete, so the job is done."""
+    write_run()
+    save_map("coarse.nc", *rough(16, 16), spacing_m=5000.0)
+    (folder / "results").write_text("in the way of a folder")
+    for text in ("wrote    fine.nc", "fine.nc: complete, left as it is"):
+        downscaled("--run", "made")
+        said = capsys.readouterr().out
+        assert text in said and "warning: no figure: results/made/map_fine_x4_" in said
+    with pytest.raises(OSError, match="reconstruction_coarse"):  # its scores are the result
+        downscale.run_reconstruction_test("made", "coarse.nc")
+
+
+def test_runs_are_looked_for_beside_the_script_too(folder, monkeypatch, capsys):
+    """First where the command runs; runs there are other runs than those beside the script."""
+    monkeypatch.setattr(files, "CHECKPOINTS", files.CHECKPOINTS)
+    monkeypatch.setattr(files, "__file__", str(folder / "project" / "icesheet" / "files.py"))
+    for place, scatter in (("project", 0.0), ("own", 0.05), ("other", None)):
+        (folder / place).mkdir()
+        monkeypatch.chdir(folder / place)
+        if scatter is not None:
+            write_run(scatter=scatter)
+        save_map("coarse.nc", *rough(8, 8))
+    thk = downscaled("--run", "made")["thk"]
+    assert f"run made: {folder / 'project' / 'checkpoints' / 'made'}\n" in capsys.readouterr().out
+    assert not (folder / "other" / "checkpoints").exists()
+    monkeypatch.setattr(files, "CHECKPOINTS", Path("checkpoints"))
+    monkeypatch.chdir(folder / "own")
+    assert np.abs(downscaled("--run", "made")["thk"] - thk).max() > 1
+    assert "run made: " not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is rejected

@@ -74,6 +74,29 @@ def test_driving_stress_is_compared_over_thick_ice_only():
     assert found["rmse_m"] > 200
 
 
+def test_largest_diffusivity_is_that_of_corners_on_land_too():
+    """Flat ice that ends in a cliff on land: all of its slope is at the corners of the cliff."""
+    reference = np.array([[1000.0, 1000, 0, 0]] * 3)
+    thk = np.array([[1000.0, 800, 0, 0]] * 3)
+    found = flow_metrics.compute_flow_errors(thk, reference, np.full((3, 4), 100.0), 1000.0,
+                                             everywhere(thk))
+    assert found["diffusivity_largest"] == pytest.approx(900**5 * 0.2**2 / 500**5)
+
+
+def test_cells_without_a_bed_are_not_scored():
+    """Nor corners of such cells: as if only the others had been given."""
+    rng = np.random.default_rng(0)
+    topg = rng.uniform(0, 100, (6, 8))
+    fine = {"thk": rng.uniform(500, 900, (6, 8)), "topg": topg, "spacing_m": 1000.0}
+    thk = {"model": rng.uniform(500, 900, (6, 8))}
+    expected = flow_metrics.compute_flow_errors(thk["model"], fine["thk"], topg, 1000.0,
+                                                np.indices((6, 8))[1] > 1)
+    topg[:, :2] = np.nan
+    found = flow_metrics.score_flow(thk, fine, {"thk": np.zeros((3, 4))}, 2, everywhere(topg),
+                                    utils.DENSITIES)
+    assert found["model"] == pytest.approx(expected, nan_ok=False)
+
+
 def test_one_wrong_slope_in_a_hundred_is_the_percentile():
     """A slope that is wrong along one line: none of 1 % of the corners, all of 2 % of them."""
     label = np.full((11, 102), 1000.0)

@@ -10,7 +10,7 @@ import netCDF4
 import numpy as np
 import pytest
 from conftest import REPOSITORY, run_main, write_map
-from test_downscale import CALIBRATED, rough, save_map, write_run
+from test_downscale import CALIBRATED, rough, save_map, save_times, write_run
 from test_train import assert_same_state, final_state
 
 import downscale
@@ -79,7 +79,7 @@ def test_strips_equal_whole_map_bitwise(folder, monkeypatch, downwards):
 
 def test_a_file_is_made_again_only_if_something_differs(folder, capsys, uncompiled):
     write_run()
-    save_map("coarse.nc", *rough(8, 8))
+    save_times("coarse.nc", rough(8, 8)[0], times=1, topg=rough(8, 8)[1])
 
     def is_made_again(*argv):
         capsys.readouterr()
@@ -92,9 +92,16 @@ def test_a_file_is_made_again_only_if_something_differs(folder, capsys, uncompil
     assert is_made_again("--self-ensemble", "2") and is_made_again()
     write_run(scatter=0.05)  # other weights
     assert is_made_again()
-    save_map("coarse.nc", *rough(8, 8, seed=5))
+    save_times("coarse.nc", rough(8, 8, 5)[0], times=1, topg=rough(8, 8)[1])
     assert is_made_again()
-    (folder / "fine.nc").write_bytes((folder / "fine.nc").read_bytes()[:5000])
+    assert is_made_again("--fill-missing") and is_made_again()
+    assert is_made_again("--time", "0:1")  # with a time axis
+    assert not is_made_again("--time", "0:1") and is_made_again()
+    whole = (folder / "fine.nc").read_bytes()
+    (folder / "fine.nc").write_bytes(whole[:5000])
+    assert is_made_again() and not is_made_again()
+    at = whole.rindex(b"\x78\x5e") + 20  # in the last compressed chunk
+    (folder / "fine.nc").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
     assert is_made_again() and not is_made_again()
 
 

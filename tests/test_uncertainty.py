@@ -210,4 +210,8 @@ def test_half_cell_volume_coverage_by_hand():
     assert uncertainty.half_cell_volume_coverage(error / 2, width, types, fit, 4) == 1  # 4 m
     error[:, 2:4] = [-1, 1]  # one half is off by 8 m, the other by 0
     assert uncertainty.half_cell_volume_coverage(error, width, types, fit, 4) == 0.5
+    width[:, 3] = 0  # half of its cells are determined: it is off by 4 m of +- 3.3 m
+    assert uncertainty.half_cell_volume_coverage(error, width, types, fit, 4) == 0
+    error[:, 2] = 0.5
+    assert uncertainty.half_cell_volume_coverage(error, width, types, fit, 4) == 0.5
     assert uncertainty.half_cell_volume_coverage(error, 0 * width, types, fit, 4) is None
