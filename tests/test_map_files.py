@@ -261,9 +261,9 @@ def test_records_are_written_along_an_unlimited_time(run, text, numbers, capsys)
             # the fine bed is of the first record of the file, and rises as the map's own
             np.testing.assert_allclose(ds["topg"][i], np.kron(TOPG + 500, np.ones((2, 2)))
                                        + rise[number], atol=0.01)
-        assert "has risen since is added" in ds.comment
+        assert "since then is added" in ds.comment
     said = capsys.readouterr().out
-    assert f"record {len(numbers)}/{len(numbers)}, tile" in said
+    assert f"time {len(numbers)}/{len(numbers)}, tile" in said
     assert "is not that of map.nc: RMS 500.0 m under ice" in said
 
 
@@ -354,7 +354,7 @@ def test_a_map_taken_for_antarctica_has_no_bed_of_another_projection(run, capsys
     hughes = SOUTH | {"semi_major_axis": 6378273.0, "inverse_flattening": 298.279411123064}
     write_file("bed.nc", {"topg": TOPG}, x, y, mapping=hughes)
     with refined("map.nc", "--bed", "bed.nc") as ds:
-        assert "taken for EPSG:3031" in ds.comment
+        assert "EPSG:3031 is assumed" in ds.comment
     write_file("bed.nc", {"topg": TOPG}, x, y, mapping=SOUTH | {"standard_parallel": 70.0})
     status, said = run_main(downscale.main, ["map.nc", "--bed", "bed.nc", "--run", "made",
                                              "--output", "g.nc"], capsys)
@@ -367,7 +367,7 @@ def test_records_without_a_bed_among_others_are_refused(run, capsys):
     write_file("map.nc", {"thk": thk, "usurf": usrf}, time=([0, 1], {}, None))
     status, said = run_main(downscale.main, ["map.nc", "--time", "all", "--run", "made", "--output",
                                              "f.nc"], capsys)
-    assert status == 2 and "map.nc: record 1 has no bed, others have" in said
+    assert status == 2 and "map.nc: no bed at time index 1, but at others" in said
 
 
 @pytest.mark.parametrize("script", [prepare_data, train, evaluate])
