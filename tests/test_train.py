@@ -642,7 +642,7 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow, small_sheet):
     assert train.main(["--scale", "2", "--epochs", "1"]) == 0
     said = capsys.readouterr().out
-    assert "data/patches_x2.nc is missing: making data/patches_x2.nc first" in said
+    assert "data/patches_x2.nc: no such file; patches of synthetic ice sheet" in said
     assert said.count("SYNTHETIC") >= 3
     assert "results/x2/comparison.png" in said
     assert json.loads((folder / "results/x2/metrics.json").read_text())["synthetic"] is True
