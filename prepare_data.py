@@ -246,7 +246,7 @@ def make_missing_patches(path, why_not, scale, wanted, input_file, options):
 
 
 def load_or_make_patches(run, scale, input_file=None, patches_file=None, source="any",
-                         run_settings=None, fold=(), options=None):
+                         run_settings=None, fold=(), options=None, dry_run=False):
     """Return the file of a run's patches and the patches; make them first if there are none.
 
     What is given                      | file that is read                     | if none fits
@@ -256,7 +256,8 @@ def load_or_make_patches(run, scale, input_file=None, patches_file=None, source=
     none of these                      | the default file                      | synthetic if "any"
     The default file is data/patches_x<scale>.nc; "any" is any data/patches_*.nc. source: "map"
     refuses the synthetic ice sheet, "synthetic" asks for it, "any" takes it if there is nothing
-    else. fold: (2, 5) splits the patches again; options: of map_layout.parse_map_options.
+    else. fold: (2, 5) splits the patches again; options: of map_layout.parse_map_options; dry_run:
+    return None for patches that would have to be made.
     Raises InputError with the reason if no patches fit and none can be made.
     """
     run_data, options = run_settings and run_settings["data"], options or {}
@@ -275,6 +276,8 @@ def load_or_make_patches(run, scale, input_file=None, patches_file=None, source=
                       "MAP.nc" if run_data else "Give a map with --input MAP.nc, patches with "
                       "--patches FILE, or ask for the synthetic ice sheet with --synthetic")
             raise InputError(f"{path}: {why_not or 'no such file'}. {advice}")
+        if dry_run:
+            return path, None
         path, patches = make_missing_patches(path, why_not, scale, wanted, input_file, options)
     if run_data:  # the map as the run knew it, whatever its file is called now
         patches["data"] |= {key: run_data[key] for key in DESCRIPTIVE_KEYS}

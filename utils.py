@@ -15,7 +15,7 @@ import scipy.sparse
 RHO_ICE = 917.0             # [kg m-3]
 RHO_SEA = 1027.5            # sea water [kg m-3]
 DENSITIES = (RHO_ICE, RHO_SEA)
-MIN_ICE_THICKNESS_M = 1.0   # a cell with less has no ice
+MIN_ICE_THICKNESS_M = 1.0   # thinner is no ice
 # Values 0, 1, 2, 3 of classify_cells, and of the variable mask in every finer map.
 CELL_TYPES = ("ocean", "ice_free_land", "grounded_ice", "floating_ice")
 
@@ -28,20 +28,16 @@ def is_ice(thk):
 
 
 def is_floating(thk, topg, densities=DENSITIES):
-    """Return where ice `thk` [m] is too light to rest on the bed `topg` [m]; arrays or tensors.
-
-    It floats where (rho_ice / rho_sea) thk < -topg (Archimedes; sea level is 0 m).
-    """
+    """Return where ice floats, (rho_ice / rho_sea) thk < -topg [m]; arrays or tensors."""
     return densities[0] / densities[1] * thk < -topg
 
 
 def surface_from_thickness(thk, topg, densities=DENSITIES):
     """Return the upper surface elevation [m] of ice `thk` [m] on the bed `topg` [m].
 
-        usrf = max(thk + topg, (1 - rho_ice / rho_sea) thk)
+        usrf = max(thk + topg, (1 - rho_ice / rho_sea) thk)       the higher: grounded or floating
 
-    The first is grounded, the second floating ice; the higher one is right. Without ice: the
-    elevation of the land, or 0 m at sea.
+    Without ice: the elevation of the land, or 0 m at sea.
     """
     return np.maximum(thk + topg, (1 - densities[0] / densities[1]) * thk)
 
@@ -65,8 +61,7 @@ def thickness_from_surface(usrf, topg, densities=DENSITIES):
 def surface_minus_bed(thk, topg_prev, topg, densities=DENSITIES):
     """Estimate thickness [m] as surface minus bed: the surface of `thk`, minus a finer bed.
 
-    topg_prev: bed under thk, at its resolution [m]
-    topg: finer bed [m]; flotation on it is included
+    topg_prev: bed under thk, at its resolution [m]; topg: finer bed [m], with flotation on it
     Where thk is 0 the surface is taken to be at 0 m, so no ice appears over a deeper bed.
     """
     usrf = np.where(thk > 0, surface_from_thickness(thk, topg_prev, densities), 0)
@@ -86,9 +81,8 @@ def surface_type_masks(thk, topg, boundary_cells, densities=DENSITIES):
 
     thk, topg: (y, x) [m]; topg may be None
     boundary_cells: half-width of the boundary zone [cells], from centre to centre
-    Types: grounded, floating (ice), ice_free (land or open ocean), and boundary_zone: cells of any
-    of these near a cell of another one, that is near an ice margin or a grounding line.
-    Without a bed: ice, and boundary_zone along the ice margin.
+    Types: grounded, floating, ice_free (land or open ocean), without a bed only ice; and
+    boundary_zone: cells of any type near one of another, along ice margins and grounding lines.
     """
     if topg is None:
         masks = {"ice": is_ice(thk)}
@@ -124,7 +118,6 @@ def overlap_matrix(source, target):
     """Return the share of each target cell that each source cell covers, sparse (target, source).
 
     source, target: centres of evenly spaced cells [m], ascending, in any position to each other
-    Rows sum to 1 where the source covers the whole target cell.
     """
     spacing, target_spacing = source[1] - source[0], target[1] - target[0]
     # Edges of the target cells, counted in source cells from the first source cell's low edge.
@@ -156,10 +149,7 @@ def spline_matrix(source, target):
 
 
 def linear_matrix(coarse, size, degrade):
-    """Return linear interpolation from coarse values to cells, (size, coarse).
-
-    Beyond the outermost coarse value that value is kept.
-    """
+    """Return linear interpolation from coarse values to cells, (size, coarse); constant outside."""
     if degrade == "area":
         positions = cell_centres(size, coarse) - 0.5
     else:
@@ -171,9 +161,8 @@ def linear_matrix(coarse, size, degrade):
 def catmull_rom_matrix(coarse, size, degrade):
     """Return local cubic interpolation from coarse values to cells, (size, coarse).
 
-    area: cubic Hermite with central differences (Catmull-Rom); it reaches two coarse cells and no
-    farther, so tiles of a map need a small halo. Constants and ramps come back exactly.
-    bicubic, which occurs in patches only: upsampling_matrix.
+    area: cubic Hermite with central differences (Catmull-Rom), which reaches two coarse cells, so
+    that tiles of a map need a small halo; exact for ramps. bicubic, in patches: upsampling_matrix.
     """
     if degrade != "area" or coarse == 1:
         return upsampling_matrix(coarse, size, degrade)
@@ -187,8 +176,7 @@ def catmull_rom_matrix(coarse, size, degrade):
 def coarsening_matrix(size, coarse, degrade):
     """Return the coarsening of an axis of `size` cells, (coarse, size).
 
-    bicubic: point samples on a cubic spline, that of scipy.ndimage.zoom as in the original
-    area: means over coarse cells
+    bicubic: point samples on a cubic spline, as in the original; area: means over coarse cells
     """
     if degrade == "bicubic":
         return scipy.ndimage.zoom(np.eye(size), (coarse / size, 1))
@@ -201,11 +189,8 @@ def coarsening_matrix(size, coarse, degrade):
 
 
 def upsampling_matrix(coarse, size, degrade):
-    """Return the cubic spline that brings coarse values back to `size` cells, (size, coarse).
-
-    It goes through the samples (bicubic: scipy.ndimage.zoom) or through the means (area).
-    """
-    if degrade == "bicubic":
+    """Return the cubic spline from coarse samples or means to `size` cells, (size, coarse)."""
+    if degrade == "bicubic":  # that of the original
         return scipy.ndimage.zoom(np.eye(coarse), (size / coarse, 1))
     # Means count at the centres of the coarse cells: nothing shifts by half a cell.
     return spline_matrix(cell_centres(size, coarse), cell_centres(size, size))

@@ -85,6 +85,19 @@ def run_script(main):
     sys.exit(2)
 
 
+@contextlib.contextmanager
+def collect_signals():
+    """Collect Ctrl-C and kills (SIGTERM) in a list, which is yielded, while the block runs."""
+    received = []
+    handlers = {signum: signal.signal(signum, lambda signum, frame: received.append(signum))
+                for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
 def make_argument_parser(doc):
     """Return an argparse parser whose help is the script's docstring and whose errors are one line.
 

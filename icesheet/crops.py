@@ -10,11 +10,12 @@ from icesheet.settings import get_densities, needs_topg
 def find_crop_positions(patches, patch_indices, settings):
     """Return where each patch may be cut anew: a list of arrays (position, 3).
 
-    patch_indices: patches to train on
     A position is y, x, factor: the lower left corner [cells of the window] and by how much the crop
     is coarsened, one of settings["crop_factors"], or 1 where no such crop has room.
-    The centre of a crop stays within half a patch of the patch's own.
+    The centre of a crop stays within half a patch of the patch's own. None without augment.
     """
+    if not settings["augment"]:
+        return None
     side = patches["x"].shape[1]
     half = side // 2
     # Every cell of a crop belongs to a training patch: nothing that is held out is trained on.

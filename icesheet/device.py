@@ -125,3 +125,27 @@ def set_up_device():
     tf.config.experimental.enable_op_determinism()
     return {"name": gpus[0].name if gpus else "CPU", "is_gpu": bool(gpus),
             "n_threads": tf.config.threading.get_intra_op_parallelism_threads() or n_threads}
+
+
+def compile_with_xla(step, epoch_inputs, batch_size, variables):
+    """Return a training step compiled by XLA, or the step itself if that fails; nothing is trained.
+
+    step: a tf.function; epoch_inputs: its arguments for a whole epoch, lists of (patch, y, x)
+    variables: what the step changes, set back after trying it
+    """
+    compiled = tf.function(step.python_function, jit_compile=True)
+    values = [variable.numpy() for variable in variables]
+    # A whole batch and the last one if it is smaller: every shape is compiled by itself.
+    rest = len(epoch_inputs[0][0]) % batch_size
+    try:
+        for part in [slice(0, batch_size)] + [slice(-rest, None)] * (rest > 0):
+            compiled(*([tf.constant(level[part]) for level in field] for field in epoch_inputs))
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        print("note: XLA cannot compile the training step; training goes on without it "
+              f"({' '.join(str(error).split())[:200]})")
+        return step
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    print("training step compiled by XLA")
+    return compiled

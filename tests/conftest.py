@@ -29,6 +29,7 @@ from icesheet import checkpoints, command_line, device, figures, files, map_file
 from icesheet.device import tf
 from icesheet.patches import read_patches
 from icesheet.settings import hash_settings
+from icesheet.training_runs import parse_training_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_GRIDS = REPOSITORY.parent / "shared" / "data"
@@ -135,13 +136,13 @@ def small_patches(folder, prepared):
 
 
 def example_settings(scale=4, recipe="default", data=None, **changes):
-    """Complete settings (see settings.SETTING_DESCRIPTIONS) of a quick run `tiny`: a narrow SRCNN, 3 epochs.
+    """Complete settings of a quick run `tiny`: a narrow SRCNN, 3 epochs.
 
     changes: other values of its keys; data: other values of some keys of its `data`.
     """
 
-    settings = train.make_settings(train.parse_arguments(
-        ["--run", "tiny", "--scale", str(scale), "--recipe", recipe]))
+    settings = train.make_settings(parse_training_arguments(
+        "", tuple(train.RECIPES), ["--run", "tiny", "--scale", str(scale), "--recipe", recipe]))
     return settings | {
         "filters": [8, 4], "kernels": [5, 1, 3], "epochs": 3, "batch_size": 4,
         "patches": f"data/patches_x{scale}.nc", "versions": files.library_versions(), "data": {

@@ -110,8 +110,8 @@ def test_fast_kernels_are_on_unless_the_user_says_otherwise(chosen, expected, mo
 # ---------------------------------------------------------------- XLA
 
 
-def small_step(is_gpu):
-    """Return choose_step for 7 random patches in batches of 5, its variables and the patches."""
+def small_step(compiled):
+    """Return the MSE and the weights after a step on 5 of 7 random patches, compiled or not."""
     settings = example_settings(2, batch_size=5)
     layers = model.build_layers(settings)
     optimizer = tf.keras.optimizers.Adam(1e-2)
@@ -121,7 +121,9 @@ def small_step(is_gpu):
     inputs = [field, [-level for level in field]]
     variables = [*model.list_weights(layers), *optimizer.variables]
     before = [variable.numpy() for variable in variables]
-    step = train.choose_step(layers, optimizer, settings, inputs, is_gpu)
+    step = train.make_train_step(layers, optimizer, settings)
+    if compiled:
+        step = device.compile_with_xla(step, inputs, settings["batch_size"], variables)
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)  # nothing was trained
     mse = step(*([tf.constant(level[:5]) for level in field] for field in inputs))
@@ -129,7 +131,7 @@ def small_step(is_gpu):
 
 
 def test_step_compiled_by_xla_is_the_plain_step(capsys):
-    plain, compiled = small_step(is_gpu=False), small_step(is_gpu=True)
+    plain, compiled = small_step(compiled=False), small_step(compiled=True)
     assert capsys.readouterr().out == "training step compiled by XLA\n"
     np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-4)
     for one, other in zip(compiled[1], plain[1], strict=True):
@@ -137,19 +139,17 @@ def test_step_compiled_by_xla_is_the_plain_step(capsys):
 
 
 def test_training_goes_on_where_xla_fails(monkeypatch, capsys):
-    make_step = train.make_train_step
+    plain, make_function = small_step(compiled=False), tf.function
 
-    def failing(layers, optimizer, settings, compiled=False):
-        step = make_step(layers, optimizer, settings)
-
+    def fail_after_training(function=None, jit_compile=None, **others):
         def train_then_fail(thk, topg):
-            step(thk, topg)
+            function(thk, topg)
             raise tf.errors.InternalError(None, None, "ptxas not found")
-        return train_then_fail if compiled else step
+        return train_then_fail if function and jit_compile else make_function(
+            function, jit_compile=jit_compile, **others)
 
-    plain = small_step(is_gpu=False)
-    monkeypatch.setattr(train, "make_train_step", failing)
-    np.testing.assert_array_equal(small_step(is_gpu=True)[0], plain[0])
+    monkeypatch.setattr(tf, "function", fail_after_training)
+    np.testing.assert_array_equal(small_step(compiled=True)[0], plain[0])
     assert "XLA cannot compile the training step" in capsys.readouterr().out
 
 
@@ -167,6 +167,6 @@ def test_run_that_goes_on_with_other_threads_says_so(small_patches, capsys):
     path.write_text(json.dumps(settings | {"n_threads": 64}))
     capsys.readouterr()
     assert train.main([*command, "2"]) == 0
-    assert (f"note: the run was trained with 64 threads, it goes on with {n_threads}: last digits "
+    assert (f"note: the run was trained with 64 threads and resumes with {n_threads}: last digits "
             "will differ\n") in capsys.readouterr().out
     assert json.loads(path.read_text())["n_threads"] == n_threads

@@ -255,8 +255,8 @@ def test_every_fold_and_seed_is_trained_once_and_as_a_job(folder, capsys, narrow
 def test_a_seed_is_trained_as_a_job(small_patches, folder, monkeypatch):
     """The K-th of --seeds, or of --crossval with all its seeds."""
     made = []
-    monkeypatch.setattr(train, "train_and_evaluate",
-                        lambda args, fold: made.append((args.run, fold)) or 0)
+    monkeypatch.setattr(train, "run_job",
+                        lambda args, fold, device: made.append((args.run, fold)) or 0)
     monkeypatch.setattr(evaluate, "write_summary_table", lambda name, runs: made.append(name))
     seeds = ["--scale", "4", "--seeds", "3", "--seed", "5"]
     train.main([*seeds, "--job", "2"])
@@ -267,10 +267,10 @@ def test_a_seed_is_trained_as_a_job(small_patches, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--job", "1"], "goes with --crossval or --seeds"),
-    (["--summary-only"], "goes with --crossval or --seeds"),
-    (["--seeds", "2", "--summary-only", "--restart"], "--summary-only without --restart"),
-    (["--seeds", "2", "--summary-only", "--job", "1"], "goes with --crossval or --seeds"),
+    (["--job", "1"], "need --crossval K or --seeds N"),
+    (["--summary-only"], "need --crossval K or --seeds N"),
+    (["--seeds", "2", "--summary-only", "--restart"], "cannot be combined with --restart"),
+    (["--seeds", "2", "--summary-only", "--job", "1"], "cannot be combined with --restart"),
     (["--crossval", "2", "--job", "3"], "--job 3: expected 1 to 2"),
     (["--seeds", "2", "--job", "0"], "--job 0: expected 1 to 2")])
 def test_invalid_folds_are_one_line(folder, capsys, argv, message):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import (QUICK, REPOSITORY, SMALL_WINDOW, example_settings, load_state, run_main,
-                      write_map)
+                      write_plain_map)
 
 import evaluate
 import model
@@ -24,10 +25,15 @@ from icesheet.device import tf
 from icesheet.patches import find_patches_in_split, join_patches, make_chain_inputs, read_patches
 from icesheet.scores import METRICS_SCHEMA, compute_rmse_m
 from icesheet.settings import SETTING_DESCRIPTIONS
+from icesheet.training_runs import parse_training_arguments
+
+
+def parse(*argv):
+    return parse_training_arguments("", tuple(train.RECIPES), list(argv))
 
 
 def settings_of(*argv):
-    return train.make_settings(train.parse_arguments(list(argv)))
+    return train.make_settings(parse(*argv))
 
 
 # ---------------------------------------------------------------- settings
@@ -48,20 +54,20 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
 
 @pytest.mark.parametrize("recipe", list(train.RECIPES))
 def test_every_setting_has_its_meaning_and_only_those(folder, recipe):
-    """settings.json has the keys of SETTING_DESCRIPTIONS; some come with the data or later."""
+    """Some come with the patches and the machine, not with the recipe."""
     settings = settings_of("--scale", "8", "--recipe", recipe)
-    later = {"uncertainty", "later_versions", "n_threads"}
-    assert set(settings) | {"patches", "data", "versions"} | later == set(SETTING_DESCRIPTIONS)
+    later = {"patches", "data", "versions", "later_versions", "n_threads", "uncertainty"}
+    assert set(settings) | later == set(SETTING_DESCRIPTIONS)
     assert set(example_settings()) | later == set(SETTING_DESCRIPTIONS)
 
 
 def test_command_line_changes_the_recipe(folder):
-    settings = settings_of("--scale", "4", "--first-guess", "none", "--channels", "thk", "--epochs", "7",
-                           "--lr", "0.5", "--batch-size", "3", "--seed", "9", "--run", "mine")
+    settings = settings_of("--scale", "4", "--first-guess", "none", "--channels", "thk", "--epochs",
+                           "7", "--lr", "0.5", "--batch-size", "3", "--seed", "9", "--run", "mine")
     expected = {"first_guess": "none", "channels": "thk", "epochs": 7, "learning_rate": 0.5,
                 "batch_size": 3, "seed": 9, "run": "mine"}
     assert {key: settings[key] for key in expected} == expected
-    assert train.parse_arguments([]).run == "x8"
+    assert parse().run == "x8"
 
 
 def test_learning_rates():
@@ -138,7 +144,8 @@ def test_drawn_patches_have_their_levels_on_their_own_cells():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
     places = crops.find_crop_positions(patches, numbers, DRAW)
     for settings in (DRAW, DRAW | {"augment": False}):
-        thk, topg = crops.draw_training_patches(patches, numbers, places, settings | {"grid": "level"}, 5)
+        thk, topg = crops.draw_training_patches(patches, numbers, places,
+                                                settings | {"grid": "level"}, 5)
         fine = draw(patches, numbers, places, settings, 5)[0]
         np.testing.assert_array_equal(thk[-1], fine[:, -1])
         for level, n in zip(thk, (2, 4, 8), strict=True):
@@ -180,7 +187,8 @@ def test_patches_of_twice_the_spacing_are_means_of_four_cells_of_the_training_pa
         assert all(means[np.sort(patch.ravel()).tobytes()] <= 16 for patch in thk[:, -1])
         np.testing.assert_array_equal(topg, -thk)
 
-    both = crops.find_crop_positions(patches, numbers, DRAW | {"crop_factors": [1, 2, 4]})  # 4: does not fit
+    both = crops.find_crop_positions(  # 4 does not fit
+        patches, numbers, DRAW | {"crop_factors": [1, 2, 4]})
     for place, wide in zip(both, places, strict=True):
         assert {times for *_, times in place} == {1, 2}
         assert (place[:, 2] == 2).sum() == len(wide)
@@ -202,10 +210,10 @@ def test_patches_with_no_room_for_a_wider_spacing_are_drawn_at_the_map_s_own():
                       and allowed[i:i + wide, j:j + wide].all())
 
     n_without = 0
-    for spacings in ([2, 3], [3], [1, 2]):
-        places = crops.find_crop_positions(patches, numbers, DRAW | {"crop_factors": spacings})
+    for factors in ([2, 3], [3], [1, 2]):
+        places = crops.find_crop_positions(patches, numbers, DRAW | {"crop_factors": factors})
         for number, found in zip(numbers, places, strict=True):
-            expected = [place for times in spacings for place in room(number, times)]
+            expected = [place for times in factors for place in room(number, times)]
             n_without += not expected
             assert sorted(map(tuple, found)) == sorted(expected or room(number, 1))
             assert len(found)
@@ -218,7 +226,7 @@ def test_patches_with_no_room_for_a_wider_spacing_are_drawn_at_the_map_s_own():
             for n in range(5)]
 
 
-def test_thinner_ice_by_hand():
+def test_augment_thin_ice_by_hand():
     """From 1000 m of ice a part is taken everywhere; what floats then has gone, the bed is up."""
     thk = np.full((400, 1, 4), [1000, 500, 0, 300], np.float32)
     topg = np.full((400, 1, 4), [0, 100, -50, -250], np.float32)
@@ -242,7 +250,7 @@ def test_thinner_ice_by_hand():
     np.testing.assert_allclose(found[:, 3], np.where(afloat, 0, left), atol=0.01)
 
 
-def test_thinning_reaches_the_drawn_patches_and_their_levels():
+def test_thin_ice_is_in_the_drawn_patches_and_their_levels():
     patches, numbers = numbered_patches(3, 4), np.arange(12)
     places = crops.find_crop_positions(patches, numbers, DRAW)
     plain = draw(patches, numbers, places, DRAW, 5)
@@ -258,7 +266,7 @@ def test_thinning_reaches_the_drawn_patches_and_their_levels():
 
 
 def random_fields(grid, n=6, size=16):
-    """Thickness and bed at every level of a 4x chain, as draw_training_patches gives them: two lists."""
+    """Thickness and bed at every level of a 4x chain: two lists."""
     rng = np.random.default_rng(0)
     sizes = (size, size, size) if grid == "fine" else (size // 4, size // 2, size)
     return [[tf.constant(rng.uniform(*extent, (n, side, side)), tf.float32) for side in sizes]
@@ -268,8 +276,9 @@ def random_fields(grid, n=6, size=16):
 def small_chain(grid, **changes):
     """Settings and layers of a chain whose stages learn by themselves, as in the original."""
     settings = example_settings(grid=grid, **{
-        "first_guess": "bicubic", "consistency": False, "gradients": "stage", "output_scale_m": None,
-        "filters": [4], "kernels": [3, 3], "initializer": "normal"} | changes,
+        "first_guess": "bicubic", "consistency": False, "gradients": "stage",
+        "output_scale_m": None, "filters": [4], "kernels": [3, 3], "initializer": "normal"}
+        | changes,
         data={"thk_norm_m": 3000.0, "topg_norm_m": 1000.0, "degrade": "area"})
     return settings, model.build_layers(settings)
 
@@ -305,7 +314,7 @@ def test_one_step_is_an_adam_step_of_each_stage_on_its_own_mse(grid):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
 
 
-def test_what_is_made_small_by_hand():
+def test_losses_by_hand():
     """One bias of 3000 m a unit, on flat ice that is 30 m too thick in a patch, 400 m too thin in
     another: the mean square wants it higher, the mean root hardly minds the larger error.
     """
@@ -320,8 +329,8 @@ def test_what_is_made_small_by_hand():
         bias = layers["stage1"]["conv1"].bias
         optimizer = tf.keras.optimizers.SGD(1.0)
         optimizer.build(model.list_weights(layers))
-        mse = train.make_train_step(layers, optimizer, settings)([tf.constant(level) for level in thk],
-                                                           [tf.constant(bed) for bed in topg])
+        step = train.make_train_step(layers, optimizer, settings)
+        mse = step(*([tf.constant(level) for level in field] for field in (thk, topg)))
         np.testing.assert_allclose(mse, [(30**2 + 400**2) / 2], rtol=1e-5)
         np.testing.assert_allclose(bias, [-slope], rtol=1e-3)
 
@@ -339,7 +348,7 @@ def test_loss_of_a_perfect_patch_has_a_gradient():
 
 
 def test_errors_of_stages_and_patches_by_hand():
-    settings, layers = small_chain("level", initializer="he")  # untrained: its base
+    settings, layers = small_chain("level", initializer="he")  # untrained: its first guess
     thk = [tf.constant(np.float32(np.reshape(means, (2, 1, 1)) * np.ones((2, n, n))))
            for means, n in (((100, 500), 2), ((110, 500), 4), ((70, 540), 8))]
     errors = train.compute_stage_mse(layers, thk, [0 * level for level in thk], settings)
@@ -364,7 +373,8 @@ def test_epoch_sees_every_patch_once_the_last_smaller_batch_too(grid):
 def test_nothing_is_traced_or_added_after_the_first_epoch(grid):
     settings, layers = small_chain(grid)
     optimizer = adam(layers, 1e-3)
-    epoch = train.compile_epoch(train.make_train_step(layers, optimizer, settings), layers, settings)
+    step = train.make_train_step(layers, optimizer, settings)
+    epoch = train.compile_epoch(step, layers, settings)
     counts = []
     for number in range(1, 6):
         thk, topg = random_fields(grid)
@@ -414,7 +424,8 @@ def assert_same_state(one, other):
 
 def start(*argv):
     """Start train.py as a process of its own, narrow, that saves after every epoch."""
-    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import train; from icesheet import command_line; "
+    code = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import train; "
+            "from icesheet import command_line; "
             "train.RECIPES['default'].update(filters=[4], kernels=[3, 3]); "
             "train.SAVE_EVERY_S = 0; command_line.run_script(train.main)")
     return subprocess.Popen([sys.executable, "-u", "-c", code, str(REPOSITORY), *argv], text=True,
@@ -446,7 +457,7 @@ def test_killed_and_stopped_runs_end_bit_for_bit_as_one_never_stopped(small_patc
     stopped.send_signal(signal.SIGINT)
     rest, said = stopped.communicate()
     assert stopped.returncode == 130
-    assert "same command goes on" in rest
+    assert "run the same command again to resume" in rest
     assert said == ""
     capsys.readouterr()
     assert train.main([*command, "killed"]) == 0
@@ -488,7 +499,7 @@ def test_best_checkpoint_is_the_epoch_of_least_validation_error(small_patches, s
     layers, _ = evaluate.load_layers(small_settings)
     numbers = find_patches_in_split(small_patches, "validation")
     thk, topg = make_chain_inputs(small_patches, numbers, small_settings)
-    predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]  # with its film
+    predicted = model.run_chain(layers, thk[0], topg, small_settings)[-1]
     assert compute_rmse_m(predicted, small_patches["thk"][numbers, -1]) == pytest.approx(
         min(validation), rel=1e-4)
 
@@ -509,7 +520,7 @@ def test_a_falling_learning_rate_ends_at_its_best(small_patches, small_settings)
         np.testing.assert_array_equal(one, other)
 
 
-# ---------------------------------------------------------------- how sure a run is
+# ---------------------------------------------------------------- calibration
 
 
 def test_a_trained_run_is_calibrated_and_again_when_asked(quick_run, folder):
@@ -519,7 +530,7 @@ def test_a_trained_run_is_calibrated_and_again_when_asked(quick_run, folder):
     settings = json.loads(path.read_text())
     fit = settings.pop("uncertainty")
     assert fit["n_held_out"] == len(find_patches_in_split(small_patches, "validation"))
-    # A patch of open ocean alone leaves no choice: it is none of the blocks.
+    # A patch of open ocean alone is determined: it is not counted.
     assert fit["n_patches"]["all"] == len(find_patches_in_split(small_patches, "train")) - 1
     assert "calibrated on" in said and "90 % interval" in said
     metrics = json.loads((folder / "results" / "x4" / "metrics.json").read_text())
@@ -540,7 +551,7 @@ def test_calibration_of_what_cannot_be_calibrated_is_one_line(small_patches, fol
     files.write_json(files.CHECKPOINTS / "tiny" / "settings.json", example_settings(
         data=small_patches["data"], self_ensemble=False))
     status, said = run_main(train.main, ["--calibrate", "--run", "tiny"], capsys)
-    assert status == 2 and "does not average over turns" in said and said.count("\n") == 1
+    assert status == 2 and "self_ensemble = false" in said and said.count("\n") == 1
 
 
 def test_original_trains_on_validation_patches_too_and_can_go_on(small_patches, narrow, capsys):
@@ -559,7 +570,8 @@ def test_surface_minus_bed_gives_way_where_the_bed_is_left_out(folder):
     for recipe in ("default", "map"):
         bare = ["--scale", "8", "--recipe", recipe, "--channels", "thk"]
         assert settings_of(*bare)["first_guess"] == "bicubic"
-        assert settings_of(*bare, "--first-guess", "surface-minus-bed")["first_guess"] == "surface-minus-bed"
+        asked = settings_of(*bare, "--first-guess", "surface-minus-bed")
+        assert asked["first_guess"] == "surface-minus-bed"
     assert settings_of("--scale", "8", "--no-consistency")["consistency"] is False
     assert settings_of("--scale", "8", "--gradients", "stage")["gradients"] == "stage"
 
@@ -609,10 +621,14 @@ def test_table_of_folds_and_seeds_by_hand(folder, capsys):
 
 def test_other_settings_leave_the_run_alone_and_are_named(quick_run, capsys):
     before = final_state("x4")
-    status, said = run_main(train.main, [*QUICK, "--lr", "0.01", "--seed", "3"], capsys)
-    assert status == 2
-    assert "learning_rate 0.002 -> 0.01; seed 0 -> 3" in said
+    for dry_run in ([], ["--dry-run"]):
+        status, said = run_main(train.main, [*QUICK, "--lr", "0.01", "--seed", "3", *dry_run],
+                                capsys)
+        assert status == 2
+        assert "learning_rate 0.002 -> 0.01; seed 0 -> 3" in said
     assert_same_state(before, final_state("x4"))
+    assert train.main([*QUICK, "--dry-run"]) == 0
+    assert "run x4" in [line[-6:] for line in capsys.readouterr().out.splitlines()]
     status, said = run_main(train.main, ["--scale", "8", "--run", "x4"], capsys)
     assert status == 2
     assert "run x4 was trained for 4x, not for 8x" in said
@@ -642,7 +658,7 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow, small_sheet):
     assert train.main(["--scale", "2", "--epochs", "1"]) == 0
     said = capsys.readouterr().out
-    assert "data/patches_x2.nc: no such file; patches of synthetic ice sheet" in said
+    assert "data/patches_x2.nc: no such file; patches of synthetic ice sheet, seed 0" in said
     assert said.count("SYNTHETIC") >= 3
     assert "results/x2/comparison.png" in said
     assert json.loads((folder / "results/x2/metrics.json").read_text())["synthetic"] is True
@@ -651,16 +667,14 @@ def test_result_of_a_synthetic_run_says_so(folder, capsys, narrow, small_sheet):
 def test_runs_on_other_maps_keep_to_themselves(quick_run, folder, capsys):
     """--input with another map: a run that exists refuses, a new one makes patches of its own."""
     other = prepare_data.make_synthetic_map(seed=8, shape=(104, 206), spacing_m=20e3)
-    path = write_map(folder / "other.nc", {"y": 104, "x": 206}, {
-        name: ((name,), other[name], {"units": "m"}) for name in "xy"}, {
-        name: (("y", "x"), other[name], {"units": "m"}) for name in ("thk", "topg")})
+    path = write_plain_map(folder / "other.nc", other)
     status, said = run_main(train.main, [*QUICK, "--input", path], capsys)
     assert status == 2
-    assert f"run x4 was trained on small.nc, not on {path}" in said
+    assert "run x4 was trained on small.nc, not on other.nc" in said
     assert train.main(["--scale", "4", "--input", str(path), "--run", "new", "--epochs", "1",
                        "--seeds", "1"]) == 0
     made = checkpoints.read_settings("new")["patches"]
-    assert made == f"data/patches_x4_{files.hash_file(path)[:8]}.nc"
+    assert re.fullmatch(r"data/patches_x4_[0-9a-f]{8}.nc", made)
     assert read_patches(made)["data"]["source"] == "other.nc"
     assert read_patches("data/patches_x4.nc")["data"]["source"] == "small.nc"
 
@@ -692,12 +706,41 @@ def test_named_run_is_not_trained_on_the_synthetic_sheet_unless_asked(folder, ca
     assert "data/patches_x2.nc: patches of the synthetic ice sheet" in said
 
 
+def test_dry_run_prints_settings_with_their_sources_and_writes_nothing(
+        small_patches, folder, narrow, capsys):
+    files_before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "run": '"x4"  default', "scale": "4  command line, --scale", "lr": None,
+        "learning_rate": "0.01  command line, --lr", "filters": "[4]  recipe map",
+        "channels": '"thk"  command line, --channels', "consistency": "true  recipe map",
+        "first_guess": '"bicubic"  recipe map, as far as --channels thk allows',
+        "seed": "0  default", "patches": '"data/patches_x4.nc"  default',
+        "data.degrade": '"bicubic"  file data/patches_x4.nc',
+        "data.densities": "[910.0, 1028.0]  command line, --densities",
+        "n_threads": f"{device.count_threads()}  this machine"}
+    assert train.main(["--scale", "4", "--recipe", "map", "--lr", "0.01", "--channels", "thk",
+                       "--densities", "910", "1028", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r"^(\S+) +(.*)$", printed, re.MULTILINE))
+    assert {key: re.sub("  +", "  ", found.get(key, "")) or None for key in expected} == expected
+    assert set(found) >= set(settings_of("--scale", "4", "--recipe", "map"))
+    assert printed.endswith("dry run: nothing was trained or written\n\n")
+
+    assert train.main(["--scale", "8", "--synthetic", "--crossval", "2", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("nothing was trained or written") == 2
+    assert "known when the patches are made" in printed
+    assert files_before == {path: path.read_bytes() for path in folder.rglob("*")
+                            if path.is_file()}
+    assert not (folder / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--scale", "5"], "invalid choice: 5"),
     (["--recipe", "best"], "invalid choice: 'best'"),
     (["--lr", "-1"], "--lr -1: expected a number above 0"),
     (["--epochs", "0"], "--epochs 0: expected a number above 0"),
-    (["--seed", "4294967296"], "--seed 4294967296: expected"),
+    (["--seed", "4294967296"], "--seed 4294967296: out of range"),
     (["--seed", "4294967295", "--seeds", "2"], "expected 0 to 4294967294"),
     (["--seeds", "0"], "--seeds 0: expected a number above 0"),
     (["--crossval", "1"], "--crossval 1: expected 2 or more folds"),
@@ -705,7 +748,10 @@ def test_named_run_is_not_trained_on_the_synthetic_sheet_unless_asked(folder, ca
     (["--run", "../x8"], "expected letters, digits"),
     (["--input", "absent.nc", "--run", "new"], "absent.nc: no such file"),
     (["--patches", "absent.nc"], "absent.nc: no such file"),
-    (["--synthetic", "--patches", "data/patches_x4.nc"], "--synthetic: leave out"),
+    (["--synthetic", "--patches", "data/patches_x4.nc"], "--synthetic cannot be combined"),
+    (["--calibrate", "--restart", "--lr", "0.1", "--no-consistency"],
+     "--calibrate only fits the prediction intervals of a run that is trained; remove "
+     "--no-consistency, --lr, --restart"),
 ])
 def test_bad_usage_is_one_line_and_status_2(arguments, message, small_patches, capsys):
     status, said = run_main(train.main, ["--scale", "4", *arguments], capsys)
@@ -724,7 +770,7 @@ def test_no_bed_offers_thickness_only(folder, capsys, narrow):
     assert train.main([*command, "--channels", "thk"]) == 0
 
 
-def test_maps_that_teach_nothing_make_no_nan_and_no_warning(folder, narrow):
+def test_maps_without_relief_or_ice_give_no_nan_and_no_warning(folder, narrow):
     """A slab on a flat bed at 0 m; no ice but in a test patch. Warnings of numpy are errors."""
     slab = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     slab["thk"][:], slab["topg"][:] = 1000, 0
