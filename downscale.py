@@ -65,6 +65,7 @@ def open_run(run, scale=None, densities=None):
     layers, checkpoint_info = evaluate.load_layers(settings)
     if scale != settings["scale"]:  # intervals are calibrated for the whole chain
         settings.pop("uncertainty", None)
+    # Each stage doubles the resolution whatever that is, so the last ones serve a smaller scale.
     last_stages = dict(list(layers.items())[-model.count_stages(scale):])
     chain = model.compile_chain(last_stages, with_densities(settings, densities), whole_map=True)
     return settings, scale, chain, checkpoint_info["weights_sha256"]
@@ -77,10 +78,11 @@ def tile_halo_and_size(settings, scale, baselines=False):
     for the boundary zone and, on the fine grid or with baselines, the stencil of the spline.
     """
     halo = model.receptive_field_radius(settings, scale) + 2
-    if settings["grid"] == "fine":
+    if settings["grid"] == "fine":  # its input is a spline through the coarse values
         halo += SPLINE_HALO_CELLS
     elif baselines:
         halo = max(SPLINE_HALO_CELLS, halo)
+    # At least a third of a tile's side is core, or most of the time would go into halos.
     return halo, max(MAX_TILE_CELLS // scale, 3 * halo)
 
 
@@ -116,6 +118,7 @@ def predict_tile(chain, arrays, settings, scale, baselines):
     if not coarse.any():  # open ocean: there is nothing to compute
         return (thk_by_method | {"model": np.zeros((1, *shape), np.float32)},
                 np.full((1, *shape), np.nan, np.float32))
+    # The chain takes a bed at every level, also of runs that make no use of it.
     levels = utils.build_levels(topg if needs_topg(settings) else np.zeros((1, *shape), np.float32),
                                 scale, "area", settings["grid"])
     if settings["grid"] == "fine":
@@ -126,6 +129,7 @@ def predict_tile(chain, arrays, settings, scale, baselines):
     thk = model.remove_thin_ice(thk, coarse, "area").numpy()
     source = arrays["source"][None]
     thk = interpolate_without_bed(thk, coarse, source == tiles.BICUBIC, scale)
+    # The network was given the nearest known thickness there.
     thk = np.where(source == tiles.FILLED, np.float32(0), thk)
     return (thk_by_method | {"model": thk},
             model.mask_determined_cells(spread, coarse, "area").numpy())
@@ -145,6 +149,7 @@ def interpolate_without_bed(thk, coarse, without_bed, scale):
     bicubic = model.regrid_level(coarse, thk.shape[1:], utils.catmull_rom_matrix, "area").numpy()
     mixed = np.where(without_bed, bicubic, thk)
     mixed = model.enforce_consistency(mixed, coarse, "area").numpy()
+    # Only these: scaling the others once more would change their last digits.
     affected = without_bed.reshape(1, coarse.shape[1], scale, -1, scale).any(axis=(2, 4))
     return np.where(np.kron(affected, np.ones((1, scale, scale), bool)), mixed, thk)
 
@@ -202,6 +207,7 @@ def estimate_uncertainty(thk, spread, arrays, settings, scale, coarse_spacing_m)
         width = uncertainty.add_bed_error(width, arrays["topg_std"], types["grounded"], scale,
                                           coarse_spacing_m / scale)
     width = np.where(np.isin(source, (tiles.BICUBIC, tiles.FILLED)), np.nan, width)
+    # Without a bed the spread says nothing of the map: the network saw a bed that was filled in.
     undetermined = np.isfinite(spread) & (source != tiles.BICUBIC)
     return width, (undetermined, undetermined & (spread > fit["spread_p99_m"]),
                    undetermined & types["boundary_zone"])
@@ -215,6 +221,7 @@ def print_job(ice_map, settings, scale):
     if data["degrade"] != "area":
         print(f"warning: run {run} was trained on point samples (--degrade bicubic), but maps are "
               "treated as cell means. A run trained with --degrade area is more accurate")
+    # No warning: runs of recipe map are meant for other resolutions too.
     if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
         print(f"note: the run was trained for a resolution of {data['spacing_m'] / 1000:g} km")
     if "uncertainty" not in settings:
@@ -230,6 +237,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     settings.with_self_ensemble; strip: (K, N), see list_tiles, a strip has no figure; fill_missing:
     see tiles.read_tile.
     """
+    # Before anything is computed: the output must not destroy what is read.
     files.check_output_path(output, map_file, bed_file)
     options = map_layout.DEFAULT_OPTIONS | (options or {})
     settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
@@ -247,6 +255,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
                                               fill_missing, weights_sha256,
                                               [*ice_map["notes"], *notes])
+        # A chunk of the file is the core of a tile, so each is compressed and written once.
         layout = {"scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
                   "densities": get_densities(effective["data"]), "time_axis": time_axis,
                   "strip": fine_rows}
@@ -255,6 +264,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
         else:
             label = "time {}/" + f"{len(indices)}, tile" if time_axis else "tile"
             slices = tiles.read_time_slices(map_file, ice_map, indices, map_options, bed, bed_file)
+            # Generators: a map is read and a tile computed when the file is ready for it.
             tiles_by_time = (
                 (map_at_time, downscale_tiles(chain, map_at_time, bed_at_time, effective, scale,
                                               label=label.format(number), strip=strip,
@@ -327,7 +337,9 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
             if ice_map["topg"] is not None:
                 print(f"warning: {beds.describe_bed_difference(ice_map, topg, bed)}")
             ice_map["topg"] = topg
+            # As in a coarse map: no thickness over a known bed means that there is no ice.
             ice_map["no_data"] &= np.isnan(topg)
+    # A bed file may overlap the map without a single value there.
     if needs_topg(settings) and np.isnan(ice_map["topg"]).all():
         raise InputError(f"{bed_file or map_file}: the bed is missing in every cell of the map; "
                          "give another with --bed")
@@ -389,6 +401,7 @@ def parse_arguments(argv=None):
     if args.bed_time is not None and args.bed is None:
         raise InputError("--bed-time selects a time of the bed file; add --bed BED.nc")
     command_line.check_run_name(args.run)
+    # At most 9 digits: int() of a longer text may be no index of any array.
     is_index = re.fullmatch(r"-?\d{1,9}", args.time)
     if not is_index and (args.reconstruct or not re.fullmatch(
             r"all|(-?\d{1,9})?:(-?\d{1,9})?", args.time)):
@@ -408,7 +421,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     options = map_layout.parse_map_options(args)
     figures.select_backend(args.show)
-    files.choose_checkpoints(args.run)
+    files.choose_checkpoints(args.run)  # this program reads runs and writes none
     set_up_device()
     bed_time = -1 if args.bed_time is None else args.bed_time
     if args.reconstruct:

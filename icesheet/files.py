@@ -172,7 +172,8 @@ def check_output_path(path, *inputs):
         is_other = path.is_symlink() and not path.exists() or path.exists() and not path.is_file()
     if is_other or path.name in ("", ".."):
         raise InputError(f"{path}: not a file; choose another name for the output")
-    if CHECKPOINTS.resolve() in path.resolve().parents or path.exists() and (
+    runs = {CHECKPOINTS.resolve(), Path("checkpoints").resolve()}
+    if runs & set(path.resolve().parents) or path.exists() and (
             RESULTS.resolve() in path.resolve().parents and path.suffix != ".nc"):
         raise InputError(f"{path}: belongs to a run; choose another name for the output")
     for source in filter(None, inputs):

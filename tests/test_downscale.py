@@ -910,6 +910,8 @@ def test_runs_are_looked_for_beside_the_script_too(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder / "own")
     assert np.abs(downscaled("--run", "made")["thk"] - thk).max() > 1
     assert "run made: " not in capsys.readouterr().out
+    with pytest.raises(InputError, match="belongs to a run"):
+        downscale.main(["coarse.nc", "--run", "made", "--output", "checkpoints/made/fine.nc"])
 
 
 # ---------------------------------------------------------------- what is rejected
