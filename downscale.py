@@ -294,10 +294,10 @@ def save_figure_or_warn(plot, path, provenance):
 
 
 def map_options_with_separate_bed(options, settings, bed_file):
-    """Return the options for reading the map; with a bed file, topg=VAR is of that file."""
-    names = {field: name for field, name in (options["names"] or {}).items()
-             if field != "topg" or bed_file is None}
-    return options | {"names": names, "densities": options["densities"] or get_densities(
+    """Return the options for reading the map; with a bed file, topg=... is of that file."""
+    of_map = {key: {field: value for field, value in options[key].items()
+                    if field != "topg" or bed_file is None} for key in ("names", "units")}
+    return options | of_map | {"densities": options["densities"] or get_densities(
         settings["data"])}
 
 
@@ -335,7 +335,8 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
         if bed_file is not None:
             topg = beds.regrid_bed(bed, ice_map["x"], ice_map["y"])
             if ice_map["topg"] is not None:
-                print(f"warning: {beds.describe_bed_difference(ice_map, topg, bed)}")
+                for note in beds.describe_bed_difference(ice_map, topg, bed):
+                    print(note)
             ice_map["topg"] = topg
             # As in a coarse map: no thickness over a known bed means that there is no ice.
             ice_map["no_data"] &= np.isnan(topg)

@@ -11,6 +11,7 @@ A *bed* is a dict, made by `bed_in_memory` or `open_bed`:
 
 import contextlib
 import functools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import utils
 from icesheet import files, map_files, map_layout, projections
 from icesheet.command_line import InputError
 from icesheet.settings import needs_topg
+from icesheet.time_axis import describe_time, select_time_index
 
 CELLS_PER_READ = 4_000_000  # cells of a bed file that are checked at a time
 
@@ -43,29 +45,31 @@ def open_bed(path, time_index=-1, names=None, units=None):
     last; names, units: as in map_files.read_map.
     Raises InputError as read_map does, and if there is no bed in the file.
     """
+    file_state = map_files.read_file_state(path)
     with map_files.open_netcdf(path) as ds:
         names = {field: name for field, name in (names or {}).items()
                  if field.startswith("topg") or (field in "xy" and name in ds.variables)}
         layout = map_layout.find_fields_and_axes(ds, path, names, map_layout.BED_FIELDS, units)
-        variables, axes = layout["fields"], layout["axes"]
-        (x_dim, x, metres_per_unit), (y_dim, y, _) = axes["x"], axes["y"]
+        variables = layout["fields"]
+        (x_dim, x, metres_per_unit), (y_dim, y, _) = (layout["axes"][name] for name in "xy")
 
         def read(rows, columns, field="topg"):
             (rows, y_step), (columns, x_step) = file_slice(rows, y), file_slice(columns, x)
-            values = map_files.read_field(variables[field], field, axes, time_index, path, None,
-                                          rows, columns)
+            values = map_files.read_field(layout, field, time_index, path, None, rows, columns)
+            map_files.check_unchanged(path, file_state)
             return values[::y_step, ::x_step]
 
-        selection = map_files.select_time_index(
-            variables["topg"], x_dim, y_dim, time_index, path, is_user_choice=True)
-        layout["notes"] += check_bed_values(variables["topg"], axes, time_index, path)
+        selection = select_time_index(variables["topg"], x_dim, y_dim, time_index, path, True)
+        layout["notes"] += check_bed_values(layout, time_index, path)
         crs = projections.read_crs(ds, variables["topg"], layout["notes"], metres_per_unit)
+        sha256 = files.hash_file(path)
+        map_files.check_unchanged(path, file_state)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
                "read_topg": read, "read_topg_std": functools.partial(read, field="topg_std")
                if "topg_std" in variables else None, "change": None, "name": Path(path).name,
-               "path": Path(path), "sha256": files.hash_file(path), "crs": crs,
+               "path": Path(path), "sha256": sha256, "crs": crs,
                "citation": map_files.find_citation(ds), "variables_read": layout["summary"],
-               "time_label": map_files.describe_time(ds, *selection),
+               "time_label": describe_time(ds, *selection),
                "notes": tuple(layout["notes"])}
 
 
@@ -80,21 +84,23 @@ def file_slice(part, values):
     return slice(len(values) - stop, len(values) - start), -1
 
 
-def check_bed_values(variable, axes, time_index, path):
-    """Read a whole bed in parts, so that errors come before the work; returns notes on fill values.
+def check_bed_values(layout, time_index, path):
+    """Read a whole bed in parts, so that errors come before the work; returns notes.
 
     Raises InputError for values out of range, and if all are missing. Arguments as in
     map_files.read_field.
     """
-    counts, n_rows, is_known = {}, len(axes["y"][1]), False
-    rows_per_read = max(CELLS_PER_READ // len(axes["x"][1]), 1)
+    counts, n_rows, is_known = {}, len(layout["axes"]["y"][1]), False
+    rows_per_read = max(CELLS_PER_READ // len(layout["axes"]["x"][1]), 1)
     for start in range(0, n_rows, rows_per_read):
-        topg = map_files.read_field(variable, "topg", axes, time_index, path, counts,
+        topg = map_files.read_field(layout, "topg", time_index, path, counts,
                                     slice(start, start + rows_per_read))
         is_known |= bool(np.isfinite(topg).any())
     if not is_known:
-        raise InputError(f"{path}: {variable.name} is missing everywhere; give another bed")
-    return [text.replace("{}", str(n)) for text, n in counts.items() if n]
+        raise InputError(f"{path}: {layout['fields']['topg'].name} is missing everywhere; give "
+                         "another bed")
+    return [text.replace("{}", str(n)) for text, n in counts.items() if n] + (
+        map_files.describe_ellipsoidal_heights(layout["fields"]))
 
 
 @contextlib.contextmanager
@@ -116,26 +122,33 @@ def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=No
         return
     options = {key: (options or {}).get(key) for key in ("names", "units")}
     with open_bed(bed_file, time_index, **options) as bed:
-        check_same_place(bed, ice_map)
-        for note in filter(None, (bed["variables_read"], bed["time_label"], *bed["notes"])):
-            print(f"bed {bed['name']}: {note}")
+        note = check_same_place(bed, ice_map)
+        map_files.print_notes(f"bed {bed['name']}", (
+            bed["variables_read"], bed["time_label"], *bed["notes"], note))
         yield bed | {"change": bed_change_since_first_time(ice_map)}
 
 
 def check_same_place(bed, ice_map):
-    """Raise InputError if a bed has another projection than the map, or does not overlap it."""
+    """Raise InputError if a bed has another projection than the map, or does not overlap it.
+
+    Returns a warning if the projections cannot be compared, else "".
+    """
     crs = ice_map["crs"] or {  # assumed to be EPSG:3031, of whatever ellipsoid
         key: value for key, value in projections.EPSG_3031.items()
-        if projections.looks_antarctic(ice_map) and "axis" not in key and "flat" not in key}
-    differences = projections.describe_crs_differences(crs, bed["crs"])
+        if projections.looks_antarctic(ice_map) and not re.search("axis|flat|code", key)}
+    differences, is_compared = projections.compare_crs(crs, bed["crs"])
     if differences:
         raise InputError(f"{bed['path']}: its projection is not that of {ice_map['name']} "
-                         f"({differences}); reproject it first")
+                         f"({'; '.join(differences)}); reproject it first")
     for name in "xy":
         if bed[name][-1] < ice_map[name][0] or bed[name][0] > ice_map[name][-1]:
             raise InputError(f"{bed['path']}: {name} from {bed[name][0]:.0f} to "
                              f"{bed[name][-1]:.0f} m, the map's from {ice_map[name][0]:.0f} to "
                              f"{ice_map[name][-1]:.0f} m: not the same place; give another bed")
+    if is_compared or not bed["crs"] and not ice_map["crs"] or not crs:
+        return ""
+    return (f"warning: its projection and that of {ice_map['name']} cannot be compared; check that "
+            "they are the same")
 
 
 def bed_change_since_first_time(ice_map):
@@ -147,15 +160,19 @@ def bed_change_since_first_time(ice_map):
 
 
 def describe_bed_difference(ice_map, bed_means, bed):
-    """Return how much a separate bed differs from the map's own, RMS under ice, for a reader.
+    """Return a list with a warning how much a separate bed differs from the map's own, if it does.
 
-    bed_means: the separate bed averaged over the map's cells, (y, x) [m].
+    bed_means: the separate bed averaged over the map's cells, (y, x) [m]; used if it is large.
     """
+    if len(bed["x"]) * len(bed["y"]) <= CELLS_PER_READ:  # compared where its values are
+        bed_means = regrid_bed(bed, ice_map["x"], ice_map["y"])
     differences = (bed_means - ice_map["topg"])[utils.is_ice(ice_map["thk"])]
     differences = differences[np.isfinite(differences)].astype(float)
-    return f"the bed of {bed['name']} is not that of {ice_map['name']}: " + (
-        f"RMS {np.sqrt(np.mean(differences**2)):.1f} m under ice" if len(differences) else
-        "no ice on both")
+    if len(differences) and np.abs(differences).max() < 0.01:
+        return []
+    how = (f"RMS {np.sqrt(np.mean(differences**2)):.1f} m under ice" if len(differences) else
+           "no ice on both")
+    return [f"warning: the bed of {bed['name']} is not that of {ice_map['name']}: {how}"]
 
 
 def regrid_bed(bed, x, y):

@@ -40,11 +40,8 @@ OUTPUT_VARIABLES = {
 
 def choose_crs_and_note(ice_map, bed):
     """Return the grid mapping of the output, and notes on it and on the bed, which are printed."""
-    crs, notes = ice_map["crs"], []
-    if not crs and projections.looks_antarctic(ice_map):
-        notes.append("warning: the map declares no projection and fits Antarctica: EPSG:3031 is "
-                     "assumed")
-        crs = projections.EPSG_3031
+    crs, note = projections.choose_crs(ice_map, bed)
+    notes = [note] if note else []
     if bed and bed["change"]:
         notes.append("note: the bed is taken as that of the first time; the change of the map's "
                      "own bed since then is added")
@@ -236,8 +233,7 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                     add_statistics(statistics, fields, read, ice_map, coarse, number == 0)
             notes = describe_gaps(statistics)
             if has_separate_bed(first_map, bed) and first_map["topg"] is not None:
-                notes.append("warning: " + beds.describe_bed_difference(
-                    first_map, statistics["bed_means"], bed))
+                notes += beds.describe_bed_difference(first_map, statistics["bed_means"], bed)
             with files.explain_write_errors(path):
                 ds.comment = "; ".join([ds.comment, *notes])
         finally:

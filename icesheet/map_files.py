@@ -14,13 +14,16 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
     time_index      index of the time that was read; None if the file has only one
     time_label      the same for a reader, "time index 1 of 3 (2100-01-01)"; "" for None
     times           (dimension, length) of the time axis; None if there is none
+    time_axis       its values, attributes, bounds (time, 2) or None; None if there is none
     flips           (y, x): -1 if the file's axis descends, else 1
     variables_read  which variables were read, for a reader
     notes           what was assumed or left out, for a reader; some begin with "warning: "
     path, name, sha256, title, citation, synthetic     where the map comes from
+    file_state      device, inode, size and time stamp of the file, by which a change is seen
 """
 
 import contextlib
+import os
 import warnings
 from pathlib import Path
 
@@ -30,11 +33,32 @@ import numpy as np
 import utils
 from icesheet import command_line, files, map_layout, netcdf3, projections
 from icesheet.command_line import InputError
+from icesheet.time_axis import (
+    TIME_NAMES,
+    describe_time,
+    find_time_variable,
+    read_time_axis,
+    select_time_index,
+)
+from icesheet.units import is_above_ellipsoid, parse_length_units
 
 PLAUSIBLE_M = {"thk": (-np.inf, 6000), "topg": (-13000, 9000), "usrf": (-13000, 9000),
                "lsrf": (-13000, 9000), "topg_std": (-np.inf, 9000)}
-UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)  # and all that is beyond 1e9
-BYTES_PER_CELL = 40  # most memory that reading a map takes
+UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)
+# Magnitudes of further ones: powers of ten, limits of types, NetCDF's defaults.
+HUGE_FILLS = np.array([*(10.0**n for n in range(10, 39)), 2.0**31, 2.0**31 - 1, 2.0**63,
+                       9.96921e36, 3.402823e38, 1.797693e308])
+BYTES_PER_CELL = 48  # most memory that reading a map takes
+MAX_SURFACE_RMS_M = 20  # a surface that is farther from bed + thickness is another quantity
+# First bytes of other files: what they are, and the command that makes a NetCDF file of them.
+OTHER_FORMATS = {
+    magic: (name, command) for name, command, *magics in (
+        ("GeoTIFF", "convert it to NetCDF: gdal_translate -of netCDF {0} {1}.nc, then --variables "
+         "thk=Band1", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        ("gzip archive", "unpack it: gunzip -k {0}", b"\x1f\x8b"),
+        ("zip archive", "unpack it: unzip {0}", b"PK\3\4"),
+        ("bzip2 archive", "unpack it: bunzip2 -k {0}", b"BZh"),
+        ("xz archive", "unpack it: unxz -k {0}", b"\xfd7zXZ")) for magic in magics}
 
 
 def make_map(x, y, thk, topg=None, usrf=None, **attributes):
@@ -50,8 +74,9 @@ def make_map(x, y, thk, topg=None, usrf=None, **attributes):
         "no_data": missing if topg is None else missing & np.isnan(topg),
         "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()),
         "crs": {}, "time_index": None, "time_label": "", "times": None, "topg_change": None,
-        "topg_std": None, "flips": (1, 1), "variables_read": "", "notes": (), "path": None,
-        "name": "a map", "sha256": "", "title": "", "citation": "", "synthetic": False} | attributes
+        "topg_std": None, "time_axis": None, "flips": (1, 1), "variables_read": "", "notes": (),
+        "path": None, "file_state": None, "name": "a map", "sha256": "", "title": "",
+        "citation": "", "synthetic": False} | attributes
 
 
 def open_netcdf(path):
@@ -64,16 +89,17 @@ def open_netcdf(path):
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with open(path, "rb") as file:
-        if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            raise InputError(f"{path}: a GeoTIFF; convert it to NetCDF: gdal_translate -of "
-                             f"netCDF {path} {path.stem}.nc, then --variables thk=Band1")
+        start = file.read(8)
+    for magic, (name, command) in OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise InputError(f"{path}: a {name}; {command.format(path, path.stem)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of types that are not read, before an error says it
             needed, ds = netcdf3.expected_netcdf3_size(path), netCDF4.Dataset(path)
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError) as error:
-        raise InputError(f"{path}: not a readable NetCDF file, or truncated "
-                         f"({command_line.one_line(error)})") from None
+        why = describe_lock_problem(path) or "not a readable NetCDF file, or truncated"
+        raise InputError(f"{path}: {why} ({command_line.one_line(error)})") from None
     size = path.stat().st_size
     if size < needed:  # the library reads zeros there
         ds.close()
@@ -82,79 +108,53 @@ def open_netcdf(path):
     return ds
 
 
-def select_time_index(variable, x_dim, y_dim, time_index, path, is_user_choice=False):
-    """Return the time dimension of a variable, the index to read and the number of times.
-
-    (None, None, 1) if it has no time dimension. A dimension of length 1 is used for any index,
-    except for the variable to which --time applies (is_user_choice). time_index: from 0, or from
-    -1 backwards. Raises InputError if there is no such time.
-    """
-    time_dims = [(dim, size) for dim, size in zip(variable.dimensions, variable.shape, strict=True)
-                 if dim not in (x_dim, y_dim) and size != 1]
-    if not time_dims:
-        if is_user_choice and time_index not in (-1, 0):
-            raise InputError(f"{path}: {variable.name} has a single time (index 0); time index "
-                             f"{time_index} does not exist")
-        return None, None, 1
-    if len(time_dims) > 1:
-        names = " and ".join(f"{dim} ({size})" for dim, size in time_dims)
-        raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions}: {names} "
-                         f"beside {y_dim} and {x_dim}; expected time alone; choose one first: "
-                         f"ncks -d {time_dims[0][0]},0 {Path(path).name} ONE.nc")
-    dim, count = time_dims[0]
-    if count == 0:
-        raise InputError(f"{path}: {variable.name} has no times: {dim} has length 0")
-    if not -count <= time_index < count:
-        raise InputError(f"{path}: {variable.name} has {count} times along {dim}; time index "
-                         f"{time_index} does not exist; choose 0 to {count - 1}")
-    return dim, time_index % count, count
+def describe_lock_problem(path):
+    """Return why HDF5 cannot lock a file, with what to do; "" if it can."""
+    with open(path, "rb") as file, contextlib.suppress(ImportError):
+        import fcntl  # not on Windows
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ("locked by another program that has it open to write; wait until that is done, "
+                    "or read it as it is with HDF5_USE_FILE_LOCKING=FALSE in the environment")
+        except OSError:
+            return ("its disk has no file locks, which HDF5 wants; set HDF5_USE_FILE_LOCKING=FALSE "
+                    "in the environment")
+    return ""
 
 
-def describe_time(ds, dim, time_index, count):
-    """Return a time for a reader, with its date if there is one: "time index 0 of 3 (2100-01-01)".
-
-    Arguments as from select_time_index; "" if the file has only one time.
-    """
-    if dim is None:
-        return ""
-    date, axis = "", ds.variables.get(dim)
-    if axis is not None and " since " in str(getattr(axis, "units", "")):
-        with contextlib.suppress(ValueError, OverflowError, TypeError, AttributeError):  # no date
-            when = netCDF4.num2date(axis[time_index], axis.units,
-                                    getattr(axis, "calendar", "standard"))
-            date = f" ({when.strftime('%Y-%m-%d')})"
-    return f"time index {time_index} of {count}{date}"
+def read_file_state(path):
+    """Return device, inode, size and time stamp [ns] of a file; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_time_axis(path, dim):
-    """Read the time axis of a file: values, attributes, bounds (time, 2) or None."""
-    with open_netcdf(path) as ds:
-        axis = ds.variables.get(dim)
-        if axis is None or axis.ndim != 1 or not map_layout.is_numeric(axis):
-            return np.arange(len(ds.dimensions[dim])), {"long_name": f"index along {dim}"}, None
-        attributes = {key: axis.getncattr(key) for key in axis.ncattrs()
-                      if key in ("units", "calendar", "long_name", "standard_name")}
-        bounds = ds.variables.get(map_layout.text_attribute(axis, "bounds"))
-        return np.ma.filled(map_layout.read_values(axis)), attributes, (
-            None if bounds is None else np.ma.filled(map_layout.read_values(bounds)))
+def check_unchanged(path, file_state):
+    """Raise InputError if a file has changed since read_file_state returned `file_state`."""
+    if read_file_state(path) != file_state:
+        raise InputError(f"{path}: changed while it was read; run the command again when the file "
+                         "is complete")
 
 
-def read_field(variable, field, axes, time_index, path, counts=None, rows=slice(None),
+def read_field(layout, field, time_index, path, counts=None, rows=slice(None),
                columns=slice(None)):
     """Read a field of a map as (y, x) float32 [m], NaN where missing.
 
-    axes: of map_layout.find_fields_and_axes; rows, columns: slices of the file's own axes;
+    layout: of map_layout.find_fields_and_axes; rows, columns: slices of the file's own axes;
     counts: {text with {}: number of missing cells}, added to. Raises InputError for values that
     cannot be right.
     """
-    x_dim, y_dim = axes["x"][0], axes["y"][0]
+    variable, (x_dim, y_dim) = layout["fields"][field], (layout["axes"][name][0] for name in "xy")
     if not {x_dim, y_dim} <= set(variable.dimensions):
         raise InputError(f"{path}: {variable.name} has dimensions {variable.dimensions}, expected "
                          f"{y_dim} and {x_dim} among them")
-    units = map_layout.parse_length_units(variable)
+    units = layout["units"].get(field, parse_length_units(variable))
     if units is None:
         raise InputError(f"{path}: variable {variable.name}: units '{variable.units}', expected m "
-                         "or km; convert it first")
+                         f"or km; if they are metres under another name, add --units {field}=m")
     counts = {} if counts is None else counts
     time_dim, number, _ = select_time_index(variable, x_dim, y_dim, time_index, path)
     slices = {x_dim: columns, y_dim: rows, time_dim: number}
@@ -196,8 +196,9 @@ def mask_fills(variable, field, index, path, counts):
     offset = map_layout.numeric_attribute(variable, "add_offset", 0, path)
     fill_values = [scale * fill + offset for fill in UNDECLARED_FILLS
                    if scale == 1 or abs(fill) > 32000]
-    as_float32 = np.float32(np.clip(values, -2e9, 2e9))
-    fills = np.isin(as_float32, np.float32(fill_values)) | (np.abs(as_float32) > 1e9)
+    huge = np.abs(values) > 1e9
+    huge[huge] = np.isclose(np.abs(values[huge])[:, None], HUGE_FILLS, 1e-5, 0).any(axis=1)
+    fills = np.isin(np.float32(np.clip(values, -2e9, 2e9)), np.float32(fill_values)) | huge
     if fills.any():
         text = (f"{variable.name}: {{}} cells hold {values[fills][0]:g}, an undeclared fill value: "
                 "missing")
@@ -246,17 +247,38 @@ def check_memory(path, rows, columns):
                          f"ncks -d x,0,999 -d y,0,999 {Path(path).name} PART.nc")
 
 
-def read_map(path, time_index=-1, names=None, units=None, densities=None, sha256=None):
+def check_surface(layout, fields, time_index, path, densities):
+    """Add a warning to the notes if the surface of a file is not bed + thickness on grounded ice.
+
+    Then one of the three may be another quantity. fields: (y, x) [m] of read_fields.
+    """
+    variable, thk, topg = layout["surface"], fields["thk"], fields["topg"]
+    with contextlib.suppress(InputError):  # a surface that cannot be read is not needed
+        usrf = read_field(layout | {"fields": {"usrf": variable}}, "usrf", time_index, path)
+        grounded = utils.is_ice(thk) & ~utils.is_floating(thk, topg, densities) & np.isfinite(
+            usrf + topg)
+        differences = (usrf - topg - thk)[grounded].astype(float)
+        rms_m = np.sqrt(np.mean(differences**2)) if len(differences) else 0
+        if rms_m > MAX_SURFACE_RMS_M:
+            topg_name, thk_name = (layout["fields"][field].name for field in ("topg", "thk"))
+            layout["notes"].append(
+                f"warning: the surface {variable.name} is not the bed {topg_name} + the thickness "
+                f"{thk_name} on grounded ice: RMS {rms_m:.1f} m; if one of them is another "
+                "quantity, name the right variables with --variables")
+
+
+def read_map(path, time_index=-1, names=None, units=None, densities=None, first=None):
     """Read an ice-sheet map in any of the usual layouts; returns a map (keys: top of this file).
 
     Variables are recognised by CF standard name, then by name; any axis order; y up or down; m or
     km. Fill values, declared or not, and NaN are missing. Without a thickness it is usrf - lsrf,
     without a bed usrf - thk.
     time_index: of a file with a time axis, from 0; -1 is the last. names: {field: variable};
-    units: of the axes, m or km, instead of the file's; densities: of ice and sea water [kg m-3];
-    sha256: of the file, if it is known.
-    Raises InputError, which names the file and what to do.
+    units: {field or x, y: m or km}, instead of the file's; densities: of ice and sea water
+    [kg m-3]; first: a map read before from the same file.
+    Raises InputError, which names the file and what to do, also if the file changes meanwhile.
     """
+    file_state = first["file_state"] if first else read_file_state(path)
     with open_netcdf(path) as ds:
         layout = map_layout.find_fields_and_axes(ds, path, names or {}, units=units)
         (x_dim, x, metres_per_unit), (y_dim, y, _) = layout["axes"]["x"], layout["axes"]["y"]
@@ -264,25 +286,37 @@ def read_map(path, time_index=-1, names=None, units=None, densities=None, sha256
         if not np.isclose(dx, dy, rtol=1e-3):
             raise InputError(f"{path}: cells of {dx:g} m by {dy:g} m; expected square cells")
         check_memory(path, len(y), len(x))
-        fields = read_fields(layout, time_index, path, densities or utils.DENSITIES)
+        densities, notes = densities or utils.DENSITIES, layout["notes"]
+        fields = read_fields(layout, time_index, path, densities)
+        if layout["surface"] and not first:
+            check_surface(layout, fields, time_index, path, densities)
         main_field = layout["fields"]["thk" if "thk" in layout["fields"] else "usrf"]
         selection = select_time_index(main_field, x_dim, y_dim, time_index, path, True)
-        single_time = next(((dim, 1) for dim in main_field.dimensions
-                            if dim.lower() in ("time", "t")), None)
-        texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
-        attributes = {
-            "crs": projections.read_crs(ds, main_field, layout["notes"], metres_per_unit),
-            "times": (selection[0], selection[2]) if selection[0] else single_time,
+        attributes = read_attributes(ds, path) | {
+            "crs": projections.read_crs(ds, main_field, notes, metres_per_unit),
             "time_index": selection[1], "time_label": describe_time(ds, *selection),
-            "notes": tuple(layout["notes"]), "variables_read": layout["summary"],
-            "path": Path(path), "name": Path(path).name, "citation": find_citation(ds),
-            "title": texts.get("title", ""), "synthetic": texts.get("synthetic") == "yes"}
+            "times": selection[::2] if selection[0] else next((
+                (dim, 1) for dim in main_field.dimensions if dim not in (x_dim, y_dim) and (
+                    dim.lower() in TIME_NAMES or find_time_variable(ds, dim))), None)}
+        if attributes["times"]:
+            attributes["time_axis"] = read_time_axis(ds, attributes["times"][0], notes)
+        sha256 = first["sha256"] if first else files.hash_file(path)
+        check_unchanged(path, file_state)
     # both axes ascending, whatever the file's order
     flips = tuple(-1 if axis[0] > axis[-1] else 1 for axis in (y, x))
     flip = tuple(slice(None, None, step) for step in flips)
     fields = {field: None if values is None else values[flip] for field, values in fields.items()}
-    return make_map(np.sort(x), np.sort(y), **fields, **attributes, flips=flips,
-                    sha256=sha256 or files.hash_file(path))
+    if not utils.is_ice(fields["thk"]).any():
+        notes.append(f"warning: no ice: nowhere more than {utils.MIN_ICE_THICKNESS_M:g} m thick")
+    return make_map(np.sort(x), np.sort(y), **fields, **attributes, flips=flips, sha256=sha256,
+                    file_state=file_state, notes=tuple(notes), variables_read=layout["summary"])
+
+
+def read_attributes(ds, path):
+    """Return what a file is called and says of itself, as keys of a map."""
+    texts = {key.lower(): str(ds.getncattr(key)) for key in ds.ncattrs()}
+    return {"path": Path(path), "name": Path(path).name, "citation": find_citation(ds),
+            "title": texts.get("title", ""), "synthetic": texts.get("synthetic") == "yes"}
 
 
 def read_fields(layout, time_index, path, densities):
@@ -295,7 +329,7 @@ def read_fields(layout, time_index, path, densities):
     counts, fields = {}, dict.fromkeys(("thk", "topg", "usrf", "topg_change", "topg_std"))
 
     def read(field, index=time_index):
-        return read_field(variables[field], field, axes, index, path, counts)
+        return read_field(layout, field, index, path, counts)
 
     if "topg" in variables:
         fields["topg"] = read("topg")
@@ -310,6 +344,7 @@ def read_fields(layout, time_index, path, densities):
     if {"topg", "topg_std"} <= variables.keys():
         fields["topg_std"] = read("topg_std")
     notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
+    notes += describe_ellipsoidal_heights(variables)
     if fields["topg"] is None and fields["usrf"] is not None:
         fields["topg"] = derive_bed(fields["thk"], fields["usrf"], densities, notes)
     elif fields["topg"] is not None and select_time_index(
@@ -318,13 +353,26 @@ def read_fields(layout, time_index, path, densities):
     return fields
 
 
+def describe_ellipsoidal_heights(variables):
+    """Return a list with a warning if elevations {field: variable} are above an ellipsoid."""
+    names = [variables[field].name for field in ("topg", "usrf", "lsrf")
+             if field in variables and is_above_ellipsoid(variables[field])]
+    return [f"warning: {' and '.join(names)} above an ellipsoid: flotation takes 0 m for sea "
+            "level; subtract the height of the geoid first"] if names else []
+
+
+def print_notes(name, notes):
+    """Print notes on a file, warnings marked first."""
+    for note in filter(None, notes):
+        is_warning = note.startswith("warning: ")
+        print(f"{'warning: ' * is_warning}{name}: {note.removeprefix('warning: ')}")
+
+
 def print_map_summary(ice_map):
     """Print what a user should know of a map: variables, time, notes, missing cells."""
     missing, negative = ice_map["n_missing_thk"], ice_map["n_negative_thk"]
-    for note in (
-            ice_map["variables_read"], ice_map["time_label"], *ice_map["notes"],
-            missing and f"{missing} cells have no thickness: {int(ice_map['no_data'].sum())} of "
-                        "them have no bed either (no data), the others are ice-free",
-            negative and f"{negative} cells have negative thickness, set to 0"):
-        if note:
-            print(f"{ice_map['name']}: {note}")
+    print_notes(ice_map["name"], [
+        ice_map["variables_read"], ice_map["time_label"], *ice_map["notes"],
+        missing and f"{missing} cells have no thickness: {int(ice_map['no_data'].sum())} of them "
+                    "have no bed either (no data), the others are ice-free",
+        negative and f"{negative} cells have negative thickness, set to 0"])

@@ -4,7 +4,6 @@ Variables are recognised by the user's --variables, by CF standard name, or by t
 and data sets use. Nothing is read here but attributes and axes; fields are read in map_files.py.
 """
 
-import re
 import warnings
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 import utils
 from icesheet import command_line
 from icesheet.command_line import InputError
+from icesheet.units import parse_length_units
 
 # CF standard names of the fields of a map.
 STANDARD_NAMES = {
@@ -36,21 +36,20 @@ VARIABLE_NAMES = {
 }
 MAP_FIELDS = ("thk", "topg", "usrf", "lsrf", "topg_std")
 BED_FIELDS = ("topg", "topg_std")
-LENGTH_UNITS = re.compile(  # metres or kilometres, and words after it that do not change the length
-    r"(km|kilomet(?:er|re)s?|m|met(?:er|re)s?)[ .,(]*(?:(?:a\.? ?(?:m\.? ?)?s\.? ?l|above .*"
-    r"|(?:of )?ice(?: thickness| eq(?:uivalent)?)?)[.)]*)?", re.IGNORECASE)
-UNITLESS = ("", "1", "-", "none", "no unit", "unitless")
-DEFAULT_OPTIONS = {"names": {}, "units": None, "densities": None}  # as parse_map_options returns
+DEFAULT_OPTIONS = {"names": {}, "units": {}, "densities": None}  # as parse_map_options returns
 MIN_DOMAIN_WIDTH_M = 5000  # a narrower axis without units is in km: no ice sheet is 5 km wide
+MAX_COORDINATE_M = 2e7  # no place is farther from the origin of a projection
 
 
 def add_map_arguments(parser):
-    """Add the options of all scripts that read a map: --variables, --xy-units, --densities."""
-    parser.add_argument("--variables", nargs="+", metavar="FIELD=VAR", help="names of variables "
-                        "that are not recognised automatically, e.g. thk=VAR topg=VAR (also usrf, "
-                        "lsrf, topg_std, x, y)")
+    """Add the options of all scripts that read a map: its variables, their units, densities."""
+    parser.add_argument("--variables", nargs="+", action="extend", metavar="FIELD=VAR",
+                        help="names of variables that are not recognised automatically, e.g. "
+                        "thk=VAR topg=VAR (also usrf, lsrf, topg_std, x, y)")
     parser.add_argument("--xy-units", choices=("m", "km"),
                         help="unit of x and y; overrides the file's attributes")
+    parser.add_argument("--units", nargs="+", action="extend", metavar="FIELD=UNIT",
+                        help="units of fields, m or km, e.g. topg=m; override the file's")
     parser.add_argument("--densities", type=float, nargs=2, metavar=("ICE", "SEA"),
                         help="densities of ice and sea water [kg m-3] (default: those of the run, "
                              "or {:g} {:g})".format(*utils.DENSITIES))
@@ -58,19 +57,41 @@ def add_map_arguments(parser):
 
 def parse_map_options(args):
     """Return the options of add_map_arguments, checked, as keyword arguments of read_map."""
-    for name in ("variables", "xy_units"):
+    for word in args.units or []:
+        if "=" not in word:
+            raise InputError(f"--units is now --xy-units; units of a field: --units {word}: "
+                             "expected FIELD=m or FIELD=km")
+    for name in ("variables", "xy_units", "units"):
         if getattr(args, name) and vars(args).get("input", "") is None:
             raise InputError(f"--{name.replace('_', '-')} describes the input map; add --input "
                              "MAP.nc")
-    names = dict(pair.partition("=")[::2] for pair in args.variables or [])
-    for field, name in names.items():
-        if field not in VARIABLE_NAMES or not name:
-            raise InputError(f"--variables {field}={name}: expected FIELD=VAR, with one of "
-                             f"{', '.join(VARIABLE_NAMES)}")
+    names = parse_pairs("--variables", args.variables, VARIABLE_NAMES, "VAR")
+    fields = [field for field in VARIABLE_NAMES if field not in "xy"]
+    units = parse_pairs("--units", args.units, fields, "UNIT")
+    for field, unit in units.items():
+        if unit not in ("m", "km"):
+            raise InputError(f"--units {field}={unit}: expected {field}=m or {field}=km")
+    if args.xy_units:
+        units |= {"x": args.xy_units, "y": args.xy_units}
     if args.densities and not 500 < args.densities[0] < args.densities[1] < 1500:
         raise InputError("--densities {:g} {:g}: expected the densities of ice and of sea water, "
                          "500 to 1500 kg m-3, ice lighter".format(*args.densities))
-    return {"names": names, "units": args.xy_units, "densities": args.densities}
+    return {"names": names, "units": units, "densities": args.densities}
+
+
+def parse_pairs(option, pairs, fields, what):
+    """Return the pairs FIELD=VALUE of an option as a dict; InputError for other words."""
+    values = {}
+    for pair in pairs or []:
+        field, _, value = pair.partition("=")
+        if field not in fields or not value:
+            raise InputError(f"{option} {pair}: expected FIELD={what}, with FIELD one of "
+                             f"{', '.join(fields)}")
+        if field in values:
+            raise InputError(f"{option} {field}={values[field]} and {field}={value}: {field} is "
+                             "named twice; give one of them")
+        values[field] = value
+    return values
 
 
 def is_numeric(variable):
@@ -118,6 +139,34 @@ def find_variable(variables, field, names, path, ds, strict=True):
     return min(ranked, key=lambda pair: pair[0], default=(None, None))[1]
 
 
+def fields_by_name_and_standard_name(variable):
+    """Return the fields that a variable holds by its own name and by its standard name, or None."""
+    name, standard_name = variable.name.lower(), text_attribute(variable, "standard_name")
+    by_name = next((field for field, (known, _) in VARIABLE_NAMES.items()
+                    if name in known.lower().split()), None)
+    return by_name, next((field for field, known in STANDARD_NAMES.items()
+                          if known == standard_name), None)
+
+
+def check_contradictions(variables, field, names, path):
+    """Raise InputError if name and standard name of a variable disagree on `field`.
+
+    Not if another variable holds the field by both, or if the user named it.
+    """
+    claims = [(variable, *fields_by_name_and_standard_name(variable)) for variable in variables
+              if variable.name not in names.values()]
+    if field in names or any(by_name == by_standard_name == field
+                             for _, by_name, by_standard_name in claims):
+        return
+    for variable, by_name, by_standard_name in claims:
+        if None not in (by_name, by_standard_name) and by_name != by_standard_name and (
+                field in (by_name, by_standard_name)):
+            raise InputError(
+                f"{path}: {variable.name} is {by_name} by its name, but {by_standard_name} by its "
+                f"standard name {STANDARD_NAMES[by_standard_name]}; say which variables hold them "
+                f"with --variables {by_name}=VAR {by_standard_name}=VAR, and fix the attribute")
+
+
 def get_named_variable(ds, path, field, name):
     """Return the variable that the user named for a field; InputError if it cannot be read."""
     if name not in ds.variables:
@@ -132,16 +181,16 @@ def get_named_variable(ds, path, field, name):
 def rank_candidate(variable, field, names, strict):
     """Return how well a variable fits a field, a tuple of which the least is best; None if not.
 
-    A variable whose standard name belongs to another quantity is ignored. Arguments as in
+    A variable whose name or standard name belongs to another field is ignored. Arguments as in
     find_variable.
     """
     accepted_names = VARIABLE_NAMES[field][not strict].split()
     accepted_lower = [name.lower() for name in accepted_names]
     standard_name = text_attribute(variable, "standard_name")
     is_known_name = variable.name.lower() in accepted_lower
-    other_standard_names = set(STANDARD_NAMES.values()) - {STANDARD_NAMES[field]}
+    is_of_another_field = set(fields_by_name_and_standard_name(variable)) - {None, field}
     is_of_sea_ice = standard_name.startswith("sea_ice")
-    if variable.name in names.values() or standard_name in other_standard_names or (
+    if variable.name in names.values() or is_of_another_field or (
             is_known_name and standard_name and (not strict or is_of_sea_ice)):
         return None
     has_standard_name = standard_name == STANDARD_NAMES[field]
@@ -156,32 +205,38 @@ def find_fields_and_axes(ds, path, names, wanted=MAP_FIELDS, units=None):
     """Find what a map file holds; a dict.
 
     fields: {field or x, y: variable}; axes: {x, y: (dimension, values [m], metres per file unit)},
-    those of the first of `wanted` that is there; notes: what was assumed; summary: variables read.
-    names: {field: variable} of the user's; wanted: fields to look for; units: of the axes, m or km,
-    from the user. Raises InputError if there is none of `wanted`.
+    those of the first of `wanted` that is there; surface: the variable of the surface, if it is
+    only needed to check the others; notes: what was assumed; summary: variables read; units.
+    names: {field: variable} and units: {field: m or km} of the user's, instead of the file's;
+    wanted: fields to look for. Raises InputError if there is none of `wanted`.
     """
-    fields = find_fields(ds, path, names, wanted)
+    units, axes, notes = units or {}, {}, []
+    fields = find_fields(ds, path, names, wanted, units)
     main_field = next(fields[field] for field in wanted if field in fields)
-    axes, notes, forced_units = {}, [], {}
     for name in "xy":
         axis = fields[name] = find_axis(ds, path, name, names, main_field)
         # --xy-units is about the map: the axes of a bed file keep the units that they declare
-        is_declared_bed = "thk" not in wanted and parse_length_units(axis)
-        forced_units[name] = None if is_declared_bed else units
-        axes[name] = (axis.dimensions[0], *read_axis(axis, path, forced_units[name], notes))
+        if "thk" not in wanted and parse_length_units(axis):
+            units = {field: unit for field, unit in units.items() if field != name}
+        axes[name] = (axis_dimension(axis), *read_axis(axis, path, units.get(name), notes))
+        by_name = fields_by_name_and_standard_name(axis)[0]
+        if name in names and by_name in ("x", "y") and by_name != name:
+            notes.append(f"warning: --variables {name}={axis.name}: by its name this is the other "
+                         "axis; if it is not, the map is read transposed")
     if axes["x"][0] == axes["y"][0] or len(set(main_field.dimensions)) < main_field.ndim:
         raise InputError(f"{path}: x and y share the dimension {axes['x'][0]}, so the orientation "
                          f"of {main_field.name} {main_field.dimensions} is ambiguous; expected one "
                          "dimension each. Rename one (ncrename -d), or attach an HDF5 dimension "
                          "scale")
-    drop_unused_fields(fields, axes, names, wanted)
-    axis_units = forced_units["y"] or parse_length_units(fields["x"]) or "no units"
+    surface = drop_unused_fields(fields, axes, names, wanted, notes)
+    axis_units = units.get("y") or parse_length_units(fields["x"]) or "no units"
     summary = ", ".join(f"{field} = {fields[field].name}" for field in wanted if field in fields)
     summary += f", axes {fields['x'].name} {fields['y'].name} ({axis_units})"
-    return {"fields": fields, "axes": axes, "notes": notes, "summary": summary}
+    return {"fields": fields, "axes": axes, "surface": surface, "notes": notes, "units": units,
+            "summary": summary}
 
 
-def find_fields(ds, path, names, wanted):
+def find_fields(ds, path, names, wanted, units):
     """Find the variables of the fields `wanted`: {field: variable}; InputError if there are none.
 
     An ambiguous name counts beside another field, and for a bed.
@@ -190,9 +245,12 @@ def find_fields(ds, path, names, wanted):
              and is_numeric(variable)]
     fields = {field: variable for field in wanted
               if (variable := find_variable(grids, field, names, path, ds)) is not None}
+    needed = ("thk", "topg") if "thk" in fields else ("usrf", "lsrf", "thk", "topg")
+    for field in [field for field in needed if field in wanted]:
+        check_contradictions(grids, field, names, path)
     ambiguous = {field: variable for field in wanted if field not in fields and (
         variable := find_variable(grids, field, {}, path, ds, strict=False)) is not None
-        and parse_length_units(variable) is not None}
+        and (field in units or parse_length_units(variable) is not None)}
     if len(fields) + len(ambiguous) > 1 or wanted[0] == "topg":
         fields |= ambiguous
     if wanted[0] not in fields and not {"usrf", "lsrf"} <= fields.keys():
@@ -203,38 +261,78 @@ def find_fields(ds, path, names, wanted):
     return fields
 
 
+def axis_dimension(variable):
+    """Return the dimension of a coordinate variable, 1-D or (n, 1) as in MATLAB; else None."""
+    long_dims = [dim for dim, size in zip(variable.dimensions, variable.shape, strict=True)
+                 if size != 1]
+    if variable.ndim == 1 or variable.ndim == 2 and len(long_dims) == 1:
+        return (long_dims or variable.dimensions)[0]
+    return None
+
+
 def find_axis(ds, path, name, names, main_field):
     """Find the coordinate variable `name`, x or y, of a field; InputError if there is none."""
-    axis_candidates = [variable for variable in ds.variables.values() if variable.ndim == 1
-                       and variable.dimensions[0] in main_field.dimensions and is_numeric(variable)]
+    axis_candidates = [variable for variable in ds.variables.values() if is_numeric(variable)
+                       and axis_dimension(variable) in main_field.dimensions]
     axis = find_variable(axis_candidates, name, names, path, ds)
-    if axis is None and any(variable.name.lower()[:3] in ("lon", "lat") for variable in
-                            (axis_candidates or ds.variables.values())):
+    check_contradictions(axis_candidates, name, names, path)
+    lonlat = [variable for variable in ds.variables.values()
+              if variable.name.lower()[:3] in ("lon", "lat")]
+    if axis is None and any(variable.ndim < 2 and (variable in axis_candidates or not
+                                                   axis_candidates) for variable in lonlat):
         raise degrees_error(path, f"no {name}, the axes are longitude and latitude")
-    if axis is None or axis.ndim != 1 or axis.dimensions[0] not in main_field.dimensions:
+    if axis is None or axis_dimension(axis) not in main_field.dimensions:
+        contents = describe_contents(ds) if axis_candidates or not lonlat else (
+            f"{', '.join(variable.name for variable in lonlat)} are 2-D")
+        y_dim, x_dim = main_field.dimensions[-2:]
         raise InputError(f"{path}: no 1-D coordinate variable {name} of {main_field.name} "
-                         f"{main_field.dimensions}, {describe_contents(ds)}; name it with "
-                         f"--variables {name}=VAR")
+                         f"{main_field.dimensions}, {contents}; name it with --variables "
+                         f"{name}=VAR, or add projected axes in m: ncap2 -s 'x=array(X0,DX,"
+                         f"${x_dim}); y=array(Y0,DY,${y_dim})' IN.nc OUT.nc")
+    if name not in names:
+        check_rival_axes(axis, axis_candidates, name, path)
     return axis
 
 
-def drop_unused_fields(fields, axes, names, wanted):
-    """Remove fields on other axes, and surfaces that are not needed, unless the user named them."""
+def check_rival_axes(axis, axis_candidates, name, path):
+    """Raise InputError if a dimension has two different coordinates in x, or in y.
+
+    The grids of thickness and bed may differ then, though their sizes are equal. Numbers of cells,
+    and the same places in another unit, are no other coordinates.
+    """
+    def in_cells(variable):  # place of the first cell in cells, spacing in units of the file
+        values = read_values(variable).filled(np.nan).ravel()
+        spacing = (values[-1] - values[0]) / max(len(values) - 1, 1)
+        return values[0] / spacing if spacing else np.nan, abs(spacing)
+
+    start, _ = in_cells(axis)
+    for rival in axis_candidates:
+        if rival is axis or axis_dimension(rival) != axis_dimension(axis) or (
+                rival.name[0].lower() != name) or parse_length_units(rival) is None:
+            continue
+        rival_start, rival_spacing = in_cells(rival)
+        if rival_spacing != 1 and abs(rival_start - start) > 0.25:
+            raise InputError(f"{path}: {axis.name} and {rival.name} are different coordinates of "
+                             f"the dimension {axis_dimension(axis)}, so its fields may lie on "
+                             "different grids; write one file for each grid, or say --variables "
+                             f"{name}=VAR")
+
+
+def drop_unused_fields(fields, axes, names, wanted, notes):
+    """Remove fields on other axes, and surfaces that are not needed, unless the user named them.
+
+    Returns the variable of the surface if it was not needed, else None.
+    """
     for field in [field for field in wanted if field in fields and field not in names]:
         if not {axes["x"][0], axes["y"][0]} <= set(fields[field].dimensions):
+            notes.append(f"warning: {field} = {fields[field].name} is not read: it lies on other "
+                         f"dimensions, {', '.join(fields[field].dimensions)}")
             del fields[field]
+    surface = fields.get("usrf") if {"thk", "topg"} <= fields.keys() else None
     for field, sufficient in (("usrf", {"thk", "topg"}), ("lsrf", {"thk"})):
         if sufficient <= fields.keys() and field not in names:
             fields.pop(field, None)
-
-
-def parse_length_units(variable):
-    """Return "m" or "km", "" if a variable declares no units, None if they are not a length."""
-    units = str(getattr(variable, "units", "")).strip()
-    if units.lower() in UNITLESS:
-        return ""
-    match = LENGTH_UNITS.fullmatch(units)
-    return None if match is None else "km" if match[1][0] in "kK" else "m"
+    return surface
 
 
 def read_values(variable, index=...):
@@ -265,7 +363,7 @@ def read_axis(variable, path, forced_units, notes):
     exact axis is restored.
     """
     variable.set_auto_mask(False)  # no coordinate is missing: -9999 m is one, whatever the fill
-    values = read_values(variable).filled(np.nan)
+    values = read_values(variable).filled(np.nan).ravel()
     variable.set_auto_mask(True)
     description = " ".join(str(getattr(variable, key, "")) for key in (
         "units", "standard_name", "long_name", "name")).lower()
@@ -277,8 +375,12 @@ def read_axis(variable, path, forced_units, notes):
             f"{len(values)} cells, expected 2 or more" if len(values) < 2 else "missing values")
             + "; fix the axis")
     values = restore_exact_axis(variable, values, path)
-    metres_per_unit = 1000 if resolve_axis_units(
-        variable, values, path, forced_units, notes) == "km" else 1
+    unit = resolve_axis_units(variable, values, path, forced_units, notes)
+    metres_per_unit = 1000 if unit == "km" else 1
+    if np.abs(values).max() * metres_per_unit > MAX_COORDINATE_M:
+        raise InputError(f"{path}: {variable.name} reaches {np.abs(values).max():g} {unit} from "
+                         f"the origin, farther than {MAX_COORDINATE_M / 1000:g} km; fix its units"
+                         + ", or say --xy-units m" * (unit == "km"))
     return values * metres_per_unit, metres_per_unit
 
 
@@ -309,6 +411,10 @@ def resolve_axis_units(variable, values, path, forced_units, notes):
         return forced_units
     declared_units, max_abs = parse_length_units(variable), np.abs(values).max()
     spacing = abs(values[-1] - values[0]) / (len(values) - 1)
+    if declared_units == "" and spacing == 1 and values.min() in (0, 0.5, 1):
+        raise InputError(f"{path}: {variable.name} is {values[0]:g}, {values[1]:g} ... without "
+                         "units: cell numbers, not coordinates in m or km; write coordinates into "
+                         "the file, or say --xy-units km if its cells are 1 km wide")
     if declared_units != "km" and max_abs <= 360 and spacing < 5:
         raise degrees_error(path, f"{variable.name} from {values[0]:g} to {values[-1]:g}, "
                                   f"{spacing:g} apart, looks like degrees")

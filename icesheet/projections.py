@@ -6,40 +6,26 @@ import numpy as np
 
 import utils
 from icesheet import command_line
+from icesheet.crs_texts import EPSG_CODE, GEOGRAPHIC, WKT_CODE, parse_crs, parse_wkt
 
-# Projections of PROJ strings: CF name; CF's keys of lon_0 and k_0.
-CF_PROJECTIONS = {
-    "stere": ("polar_stereographic", "straight_vertical_longitude_from_pole",
-              "scale_factor_at_projection_origin"),
-    "tmerc": ("transverse_mercator", "longitude_of_central_meridian",
-              "scale_factor_at_central_meridian"),
-    "laea": ("lambert_azimuthal_equal_area", "longitude_of_projection_origin", ""),
-    "lcc": ("lambert_conformal_conic", "longitude_of_central_meridian", ""),
-    "aea": ("albers_conical_equal_area", "longitude_of_central_meridian", ""),
-}
-ELLIPSOIDS = {"WGS84": (6378137.0, 298.257223563), "GRS80": (6378137.0, 298.257222101),
-              "NAD83": (6378137.0, 298.257222101), "bessel": (6377397.155, 299.1528128),
-              "intl": (6378388.0, 297.0)}
-PROJ_NUMBERS = {"zone", "lat_0", "lat_ts", "lat_1", "lat_2", "lon_0", "k", "k_0", "x_0", "y_0", "a",
-                "b", "rf", "R"}
-PROJ_WORDS = {"proj", "south", "datum", "ellps", "units", "no_defs", "type", "wktext", "towgs84"}
 GLOBAL_KEYS = ("proj4", "pyproj_srs", "crs", "spatial_ref", "crs_wkt", "proj", "projection", "epsg")
 MAPPING_KEYS = {"grid_mapping_name", "spatial_ref", "crs_wkt", "proj4", "proj4_params"}
-# Attributes of a grid mapping variable that are about its value, or about other cells.
-NOT_OF_A_MAPPING = ("_fillvalue", "missing_value", "geotransform", "units", "coordinates",
-                    "actual_range", "valid_range", "bounds")
-POLAR = "+proj=stere +datum=WGS84 +lat_0={} +lat_ts={} +lon_0={}"
-EPSG_TO_PROJ = {"3031": POLAR.format(-90, -71, 0), "3413": POLAR.format(90, 70, -45)} | {
-    f"32{6 + south}{zone:02d}": f"+proj=utm +datum=WGS84 +zone={zone}{' +south' * south}"
-    for zone in range(1, 61) for south in (0, 1)}
-# Antarctic polar stereographic, and the largest |x|, |y| of its maps [m].
+# Attributes of a grid mapping variable that are about the variable, or about other cells.
+NOT_OF_A_MAPPING = {"_fillvalue", "missing_value", "geotransform", "units", "coordinates", "bounds",
+                    "actual_range", "valid_range", "valid_min", "valid_max", "grid_mapping", "axis",
+                    "cell_methods", "cell_measures", "ancillary_variables", "scale_factor",
+                    "add_offset", "dimension_labels", "class", "name", "reference_list", "positive",
+                    "calendar", "standard_name"}
+# Antarctic polar stereographic, and the largest and least |x|, |y| of the edges of its maps [m].
 EPSG_3031 = {
     "grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
     "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0, "false_easting": 0.0,
     "false_northing": 0.0, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
     "epsg_code": "EPSG:3031",
 }
-MAX_ANTARCTIC_EXTENT_M = 3333e3
+MAX_ANTARCTIC_EXTENT_M, MIN_ANTARCTIC_EXTENT_M = 3333e3, 2000e3
+MIN_SEA_SHARE = 0.9  # of the cells at the edges of a map of Antarctica
+MIN_ASYMMETRY = 0.1  # of its bed: RMS difference to the bed mirrored, over its standard deviation
 
 
 def read_crs(ds, variable=None, notes=None, metres_per_unit=1):
@@ -58,19 +44,51 @@ def read_crs(ds, variable=None, notes=None, metres_per_unit=1):
 def find_grid_mapping(ds, variable, notes, metres_per_unit):
     """Return the attributes of the grid mapping of a file, lengths in m, or {}.
 
-    Sources, in this order: the mapping that `variable` (default: any) declares; the only one in the
-    file; the global attributes. notes: extended by what was assumed. metres_per_unit: of the axes.
+    Sources, in this order: the mapping that `variable` (default: any) declares; those of the file,
+    if they agree; the global attributes. Geographic mappings do not count, as the axes are metres.
+    notes: extended by what was assumed. metres_per_unit: of the axes.
     """
-    crs = (mapping_of_variable(ds, variable) or only_mapping(ds, variable is not None and notes)
-           or mapping_from_globals(ds))
+    declared = declared_mappings(ds, variable)
+    in_file = [name for name, candidate in ds.variables.items()
+               if MAPPING_KEYS & set(candidate.ncattrs())]
+    crs = {}
+    for names in (declared, in_file):
+        mappings = {name: read_mapping(ds[name]) for name in names}
+        projected = {name: crs for name, crs in mappings.items() if not is_geographic(crs)}
+        if len(projected) < len(mappings) and not projected and names is in_file:
+            notes.append(f"warning: no projection: {', '.join(mappings)} is geographic, but the "
+                         "axes are in m")
+        if projected:
+            crs, *others = projected.values()
+            if not all(is_same_crs(crs, other) for other in others):
+                notes.append(f"warning: no projection: {', '.join(projected)} differ; link one to "
+                             "the thickness (attribute grid_mapping)")
+                return {}
+            if names is in_file and variable is not None:
+                notes.append(f"projection: that of {' and '.join(projected)}, the only one in the "
+                             "file, though not linked to the thickness or bed")
+            break
+    crs = crs or mapping_from_globals(ds)
     if crs and "grid_mapping_name" not in crs:
         parsed = next(filter(None, (parse_crs(str(value)) for value in crs.values())), None)
         if parsed is None:
             notes.append("projection not understood, copied as text: "
                          + " ".join(str(next(iter(crs.values()))).split())[:60])
-        return convert_crs_to_metres(
-            parsed or crs, metres_per_unit if parsed and "crs_wkt" in parsed else 1)
+            return crs
+        if "crs_wkt" not in parsed:
+            return repair_polar_stereographic(parsed, notes)
+        crs = parsed
     return convert_crs_to_metres(repair_polar_stereographic(crs, notes), metres_per_unit)
+
+
+def declared_mappings(ds, variable):
+    """Return the names of the grid mappings that a variable (None: any) declares."""
+    names = []
+    for declaring in ds.variables.values() if variable is None else [variable]:
+        words = str(getattr(declaring, "grid_mapping", "")).split()
+        names += [word.rstrip(":") for word in words  # CF's two forms: "crs" or "crs: x y"
+                  if word.endswith(":") or len(words) == 1]
+    return [name for name in dict.fromkeys(names) if name in ds.variables and ds[name].ncattrs()]
 
 
 def read_mapping(variable):
@@ -80,47 +98,41 @@ def read_mapping(variable):
     return {key: value for key, value in crs.items() if value not in ("", [])}
 
 
-def mapping_of_variable(ds, variable):
-    """Return the grid mapping that a variable (None: any) declares in either CF form, or {}."""
-    for declaring in ds.variables.values() if variable is None else [variable]:
-        words = str(getattr(declaring, "grid_mapping", "")).split()
-        for word in words:  # "crs" or "crs: x y"
-            name = word.rstrip(":")
-            if (word.endswith(":") or len(words) == 1) and name in ds.variables and (
-                    ds[name].ncattrs()):
-                return read_mapping(ds[name])
-    return {}
-
-
-def only_mapping(ds, notes):
-    """Return the grid mapping of a file that has exactly one, with a note if `notes` is a list."""
-    candidates = [variable for variable in ds.variables.values()
-                  if MAPPING_KEYS & set(variable.ncattrs())]
-    if len(candidates) != 1:
-        return {}
-    if isinstance(notes, list):
-        notes.append(f"projection: that of {candidates[0].name}, the only one in the file")
-    return read_mapping(candidates[0])
-
-
 def mapping_from_globals(ds):
     """Return what the global attributes of a file say of its projection, or {}."""
     crs = {key: str(ds.getncattr(key)).strip() for key in ds.ncattrs()
            if key.lower() in GLOBAL_KEYS}
-    return {key: value for key, value in crs.items() if value}
+    return {key: value for key, value in crs.items() if value and not GEOGRAPHIC.match(value)}
+
+
+def is_geographic(crs):
+    """Return whether a grid mapping is of longitude and latitude, by its name or else its texts."""
+    texts = [crs["grid_mapping_name"]] if "grid_mapping_name" in crs else crs.values()
+    return any(GEOGRAPHIC.match(str(text)) for text in texts)
 
 
 def repair_polar_stereographic(crs, notes):
-    """Return a grid mapping whose origin is the pole, where it was the latitude of true scale."""
-    latitude = float(crs.get("latitude_of_projection_origin", 90))
-    if crs.get("grid_mapping_name") != "polar_stereographic" or not 0 < abs(latitude) < 90 or (
-            "standard_parallel" in crs):
+    """Return a polar stereographic mapping with its origin at the pole of its standard parallel.
+
+    Other mappings are returned as they are. notes: extended by what was changed.
+    """
+    if crs.get("grid_mapping_name") != "polar_stereographic":
         return crs
-    notes.append(f"polar stereographic with its origin at {latitude:g}: assumed to be the latitude "
-                 "of true scale")
-    return {key: value for key, value in crs.items() if "scale_factor" not in key} | {
-        "standard_parallel": latitude,
-        "latitude_of_projection_origin": float(np.copysign(90, latitude))}
+    parallel = crs.get("standard_parallel")
+    latitude = float(crs.get("latitude_of_projection_origin", 0))
+    if 0 < abs(latitude) < 90 and parallel is None:
+        notes.append(f"polar stereographic with its origin at {latitude:g}: assumed to be the "
+                     "latitude of true scale")
+        return {key: value for key, value in crs.items() if "scale_factor" not in key} | {
+            "standard_parallel": latitude,
+            "latitude_of_projection_origin": float(np.copysign(90, latitude))}
+    if abs(latitude) == 90 and isinstance(parallel, (int, float)) and parallel * latitude < 0:
+        notes.append(f"polar stereographic: standard parallel {parallel:g} has the sign of the "
+                     f"other pole than the origin, {latitude:g}; {-parallel:g} assumed")
+        crs = {key: re.sub(r"\+lat_ts=[-+.\d]+", f"+lat_ts={-parallel:g}", value)
+               if isinstance(value, str) else value for key, value in crs.items()}
+        return crs | {"standard_parallel": -parallel}
+    return crs
 
 
 def convert_crs_to_metres(crs, metres_per_unit):
@@ -144,87 +156,112 @@ def convert_crs_to_metres(crs, metres_per_unit):
     return crs
 
 
-def parse_crs(text):
-    """Return the grid mapping of a PROJ string, a known EPSG code or a WKT; None if not understood.
+def comparable_parameters(crs):
+    """Return the numbers of a grid mapping under one key each, from its attributes and texts.
+
+    Keys are CF's, but for longitude (of the origin), scale_factor and epsg, a code as text.
     """
-    if re.match(r"(PROJCS|PROJCRS|PROJECTEDCRS|COMPD_CS|COMPOUNDCRS|BOUNDCRS)\s*\[", text):
-        return {"crs_wkt": text, "spatial_ref": text}
-    code = re.fullmatch(r"(?:(?:\+?init=)?epsg:+)?(\d+)", text.strip(), re.IGNORECASE)
-    text = EPSG_TO_PROJ.get(code[1], "") if code else text
-    parameters = dict((word.lstrip("+").split("=") + [""])[:2] for word in text.split())
-    projection = {"utm": "tmerc", "etmerc": "tmerc"}.get(
-        parameters.get("proj"), parameters.get("proj"))
-    try:
-        numbers = {key: float(value) for key, value in parameters.items() if key in PROJ_NUMBERS}
-        if parameters.get("proj") == "utm":
-            numbers |= {"lon_0": 6 * numbers["zone"] - 183, "k_0": 0.9996, "x_0": 500000.0,
-                        "y_0": 1e7 if "south" in parameters else 0.0}
-    except (ValueError, KeyError):
-        return None
-    unknown = parameters.keys() - PROJ_NUMBERS - PROJ_WORDS
-    if projection not in CF_PROJECTIONS or unknown or (
-            parameters.get("units", "m") not in ("m", "km")) or (
-            projection == "stere" and abs(numbers.get("lat_0", 0)) != 90):
-        return None
-    ellipsoid = parse_ellipsoid(parameters, numbers)
-    if ellipsoid is None:
-        return None
-    name, longitude_key, scale_key = CF_PROJECTIONS[projection]
-    crs = {"grid_mapping_name": name, "latitude_of_projection_origin": numbers.get("lat_0", 0.0),
-           longitude_key: numbers.get("lon_0", 0.0), "false_easting": numbers.get("x_0", 0.0),
-           "false_northing": numbers.get("y_0", 0.0)} | ellipsoid
-    parallels = [numbers[key] for key in ("lat_ts", "lat_1", "lat_2") if key in numbers]
-    if parallels:
-        crs["standard_parallel"] = parallels[0] if len(parallels) == 1 else parallels
-    elif scale_key:
-        crs[scale_key] = numbers.get("k_0", numbers.get("k", 1.0))
-    return crs
+    parameters = {}
+    for text in [value for value in crs.values() if isinstance(value, str)]:
+        parameters |= parse_wkt(text) or {key: value for key, value in (
+            parse_crs(text) or parse_unknown_proj(text)).items() if key != "crs_wkt"}
+        if code := EPSG_CODE.fullmatch(text.strip()) or WKT_CODE.search(text):
+            parameters["epsg"] = code[1]
+    parameters |= {key: value for key, value in crs.items()
+                   if key == "grid_mapping_name" or np.asarray(value).dtype.kind in "iuf"}
+    parallel = parameters.get("standard_parallel")
+    if parameters.get("grid_mapping_name") == "polar_stereographic" and parallel is not None:
+        parameters.setdefault("latitude_of_projection_origin",
+                              float(np.copysign(90, np.ravel(parallel)[0])))
+    if "semi_minor_axis" in parameters and "semi_major_axis" in parameters:
+        a, b = parameters["semi_major_axis"], parameters.pop("semi_minor_axis")
+        parameters["inverse_flattening"] = a / (a - b) if a != b else 0.0
+    return {"longitude" if key.startswith(("longitude_of", "straight")) else
+            "scale_factor" if key.startswith("scale_factor") else key: value
+            for key, value in parameters.items() if "prime_meridian" not in key}
 
 
-def parse_ellipsoid(parameters, numbers):
-    """Return the ellipsoid of a PROJ string as CF attributes; None if its name is not known.
+def parse_unknown_proj(text):
+    """Return the numbers of a PROJ string of any projection, by their own names; {} of others."""
+    return {key: float(value) for key, value in re.findall(r"\+(\w+)=([-+.\d]+)(?:\s|$)", text)
+            if "+proj=" in text}
 
-    parameters: words of the string; numbers: those with a numeric value.
-    """
-    ellipsoid = ELLIPSOIDS.get(parameters.get("datum", parameters.get("ellps", "WGS84")))
-    a = numbers.get("a", numbers.get("R", ellipsoid and ellipsoid[0]))
-    if a is None:
-        return None
-    if "R" in parameters or "b" in numbers:
-        return {"semi_major_axis": a, "semi_minor_axis": a if "R" in parameters else numbers["b"]}
-    return {"semi_major_axis": a, "inverse_flattening": numbers.get(
-        "rf", ellipsoid[1] if ellipsoid else 298.257223563)}
+
+def compare_crs(crs, other):
+    """Return the differences of two grid mappings, texts, and whether anything was compared."""
+    a, b = comparable_parameters(crs), comparable_parameters(other)
+    common = a.keys() & b.keys() - {"epsg"}
+    differences = sorted(f"{key} {a[key]} and {b[key]}" for key in common
+                         if not is_same_value(key, a[key], b[key]))
+    if not common & {"grid_mapping_name", "longitude", "lon_0"} and {"epsg"} <= a.keys() & b.keys():
+        if a["epsg"] != b["epsg"]:
+            differences.append(f"EPSG:{a['epsg']} and EPSG:{b['epsg']}")
+        return differences, True
+    texts = [{" ".join(str(value).split()).lower() for value in each.values()}
+             for each in (crs, other)]
+    return differences, bool(common) or bool(texts[0] & texts[1])
+
+
+def is_same_value(key, a, b):
+    """Return whether two values of a parameter are the same; longitudes are compared modulo 360."""
+    a, b = np.ravel(a), np.ravel(b)
+    if "U" in (a.dtype.kind, b.dtype.kind):
+        return a.tolist() == b.tolist()
+    if a.shape != b.shape:
+        return False
+    if key in ("longitude", "lon_0"):
+        return bool(np.all(np.abs((a - b + 180) % 360 - 180) < 1e-6))
+    rtol = 2e-5 if key == "inverse_flattening" else 1e-6
+    return bool(np.allclose(np.sort(a), np.sort(b), rtol=rtol, atol=1e-6))
+
+
+def is_same_crs(crs, other):
+    """Return whether two grid mappings were compared and do not differ."""
+    return compare_crs(crs, other) == ([], True)
 
 
 def describe_crs_differences(crs, other):
-    """Return the parameters in which two grid mappings differ, for a reader; "" if none do.
+    """Return the parameters in which two grid mappings differ, for a reader; "" if none do."""
+    return "; ".join(compare_crs(crs, other)[0])
 
-    Compared are the name and all numbers that both have; texts (WKT, long_name) are not.
+
+def choose_crs(ice_map, bed):
+    """Return the grid mapping of a map, or what is assumed instead, and a note on that, or "".
+
+    bed: the bed used with it, or None.
     """
-    differences = []
-    for key in crs.keys() & other.keys():
-        if key == "grid_mapping_name":
-            same = crs[key] == other[key]
-        elif isinstance(crs[key], str) or isinstance(other[key], str):
-            continue
-        else:
-            a, b = np.ravel(crs[key]), np.ravel(other[key])
-            if "U" in (a.dtype.kind, b.dtype.kind):
-                continue
-            same = a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-6)
-        if not same:
-            differences.append(f"{key} {crs[key]} and {other[key]}")
-    return "; ".join(sorted(differences))
+    if ice_map["crs"]:
+        return ice_map["crs"], ""
+    if bed and bed["crs"]:
+        return bed["crs"], ("note: the map declares no projection: that of the bed "
+                            f"{bed['name']} is assumed")
+    if looks_antarctic(ice_map):
+        return EPSG_3031, ("warning: the map declares no projection and fits Antarctica: EPSG:3031 "
+                           "is assumed")
+    return {}, "note: the map declares no projection, so the result has none"
 
 
 def looks_antarctic(ice_map):
-    """Return whether a map without a projection fits Antarctica's: around the South Pole.
+    """Return whether a map without a projection fits Antarctica's: a rough continent in the sea.
 
-    Its cells lie within MAX_ANTARCTIC_EXTENT_M of the pole, and there is ice or land at it.
+    It reaches from MIN_ to MAX_ANTARCTIC_EXTENT_M on all sides of the pole, there is ice or land at
+    the pole and open sea at the edges, and the bed is neither flat nor symmetric, as in
+    experiments with an idealised ice sheet.
     """
-    x, y, topg = ice_map["x"], ice_map["y"], ice_map["topg"]
-    if np.abs([x[0], x[-1], y[0], y[-1]]).max() > MAX_ANTARCTIC_EXTENT_M or (
-            x[0] * x[-1] >= 0 or y[0] * y[-1] >= 0):
+    x, y, thk, topg = (ice_map[key] for key in ("x", "y", "thk", "topg"))
+    reach = np.array([-x[0], x[-1], -y[0], y[-1]])
+    if reach.min() < MIN_ANTARCTIC_EXTENT_M or reach.max() > MAX_ANTARCTIC_EXTENT_M:
         return False
     pole = int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))
-    return bool(utils.is_ice(ice_map["thk"][pole]) or (topg is not None and topg[pole] > 0))
+    is_sea = ~utils.is_ice(thk) & (True if topg is None else ~(topg >= 0))
+    edges = np.concatenate([is_sea[0], is_sea[-1], is_sea[:, 0], is_sea[:, -1]])
+    if edges.mean() < MIN_SEA_SHARE or is_sea[pole]:
+        return False
+    field = np.nan_to_num(thk if topg is None else topg)
+    # the square of cells around the pole, mirrored in both axes and turned by 90 degrees
+    half = min(pole[0], pole[1], len(y) - 1 - pole[0], len(x) - 1 - pole[1])
+    square = field[pole[0] - half:pole[0] + half + 1, pole[1] - half:pole[1] + half + 1]
+    spread = square.std()
+    return bool(spread > 1 and all(
+        np.sqrt(np.mean((square - mirrored)**2)) > MIN_ASYMMETRY * spread
+        for mirrored in (square[::-1], square[:, ::-1], square[::-1, ::-1], square.T)))

@@ -86,9 +86,9 @@ def select_times(map_file, time_option, map_options):
     indices = command_line.parse_time_option(time_option, n_times, map_file)
     if not dim:
         return ice_map, indices, None
-    values, attributes, bounds = map_files.read_time_axis(map_file, dim)
+    values, attributes, bounds = ice_map["time_axis"]
     if indices[0] != 0:
-        ice_map = map_files.read_map(map_file, indices[0], **map_options, sha256=ice_map["sha256"])
+        ice_map = map_files.read_map(map_file, indices[0], **map_options, first=ice_map)
     if n_times > 1:
         ice_map["time_label"] = f"times {indices[0]} to {indices[-1]} of {n_times}"
     return ice_map, indices, (values[indices], attributes,
@@ -100,8 +100,7 @@ def read_time_slices(map_file, first_map, indices, map_options, bed, bed_is_sepa
     for number, time_index in enumerate(indices):
         ice_map = first_map
         if number:
-            ice_map = map_files.read_map(map_file, time_index, **map_options,
-                                         sha256=first_map["sha256"])
+            ice_map = map_files.read_map(map_file, time_index, **map_options, first=first_map)
             if bed and not bed_is_separate and ice_map["topg"] is None:
                 raise InputError(f"{map_file}: no bed at time index {time_index}, but at others; "
                                  "give one with --bed")

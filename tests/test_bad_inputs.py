@@ -87,7 +87,7 @@ def test_equal_coordinates_and_axes_of_one_dimension_are_refused(folder):
 
 
 def test_a_map_larger_than_memory_says_how_much_it_needs():
-    with pytest.raises(InputError, match=r"need about 3600000\.0 GB of memory"):
+    with pytest.raises(InputError, match=r"need about 4320000\.0 GB of memory"):
         map_files.check_memory("map.nc", 300_000_000, 300_000)
 
 

@@ -29,3 +29,15 @@ def test_a_bed_file_has_a_time_index_of_its_own(tmp_path):
     with pytest.raises(InputError, match="no bed .* it has x, y, thk"), beds.open_bed(
             standard_map(tmp_path / "bare.nc", topg=None)):
         pass
+
+
+def test_a_bed_of_the_same_numbers_is_not_another_one(tmp_path):
+    """It is compared where its values are, not where the spline between them lies."""
+    ice_map = map_files.read_map(standard_map(tmp_path / "map.nc"))
+    smooth = np.full(TOPG.shape, np.nan)  # what comes of spline and means
+    with beds.open_bed(tmp_path / "map.nc") as bed:
+        assert beds.describe_bed_difference(ice_map, smooth, bed) == []
+    standard_map(tmp_path / "bed.nc", topg=(("y", "x"), TOPG + 7, METRES))
+    with beds.open_bed(tmp_path / "bed.nc") as bed:
+        assert beds.describe_bed_difference(ice_map, smooth, bed) == [
+            "warning: the bed of bed.nc is not that of map.nc: RMS 7.0 m under ice"]

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import netCDF4
 import numpy as np
@@ -67,7 +68,7 @@ def write_file(path, fields, x=X, y=Y, axes=("x", "y"), axis_about=None, mapping
             variable = ds.createVariable(name, values.dtype if values.dtype.kind != "U" else str,
                                          dims[-values.ndim:])
             if variable.ndim == values.ndim and values.size:
-                variable[...] = values[..., ::flip, :]
+                variable[...] = values[..., ::flip, :] if values.ndim > 1 else values
             variable.setncatts(attrs | ({"grid_mapping": linked} if mapping and linked else {}))
     return path
 
@@ -86,7 +87,7 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of vari
     "km unsaid": ({"fields": {"thk": THK, "topg": TOPG}, "x": X / 1000, "y": Y / 1000,
                    "axis_about": {}}, {}, "km assumed"),
     "km told": ({"fields": {"thk": THK, "topg": TOPG}, "x": X / 1000, "y": Y / 1000,
-                 "axis_about": {"units": "nonsense"}}, {"units": "km"}, "(km)"),
+                 "axis_about": {"units": "nonsense"}}, {"units": {"x": "km", "y": "km"}}, "(km)"),
     "y down": ({"fields": {"thk": THK, "topg": TOPG}, "y_down": True}, {}, "thk = thk"),
     "bed derived": ({"fields": {"thk": THK, "usurf": USRF + 1000}}, {}, "surface - thickness"),
     "surface of no concern": ({"fields": {"thk": THK, "topg": TOPG, "usurf": (USRF, {
@@ -94,7 +95,30 @@ KINDS = {  # kind: arguments of write_file, arguments of read_map, words of vari
     "surface and base": ({"fields": {"orog": USRF, "base": TOPG, "topg": TOPG}}, {}, "lsrf = base"),
     **{f"units {units}": ({"fields": {"thk": (THK, {"units": units}), "topg": (TOPG, {
         "units": "m a.s.l."})}}, {}, "thk = thk") for units in
-       ("1", "m of ice", "metres", "masl", "metres above sea level", "m (ice)")},
+       ("1", "m of ice", "metres", "masl", "metres above sea level", "m (ice)", "m i.e.", "[m]")},
+    **{f"bed {units}": ({"fields": {"thk": THK, "topg": (TOPG, {"units": units})}}, {}, words)
+       for units, words in (
+           ("m w.r.t. PD sea level", ""), ("m wrt geoid", ""), ("m MSL", ""), ("m a.m.s.l.", ""),
+           ("m rel. to sea level", ""), ("m relative to EIGEN-6C4", ""), ("metres elevation", ""),
+           ("meters (WGS84)", "warning: topg above an ellipsoid"))},
+    **{f"axes {units}": ({"fields": {"thk": THK, "topg": TOPG}, "axis_about": {"units": units}}, {},
+                         "axes x y (m)")
+       for units in ("meters east", "m (EPSG:3031)", "projection meters", "[m]")},
+    "units given": ({"fields": {"thk": (THK / 1000, {"units": "nonsense"}), "topg": TOPG}},
+                    {"units": {"thk": "km"}}, ""),
+    "standard names of others, names given": (
+        {"fields": {"usurf": (USRF, {"standard_name": "land_ice_thickness"}), "topg": TOPG,
+                    "thk": (THK, {"standard_name": "bedrock_altitude"})}},
+        {"names": {"thk": "thk", "topg": "topg"}}, "thk = thk, topg = topg"),
+    "right names beside a wrong standard name": (
+        {"fields": {"thk": (THK, {"standard_name": "land_ice_thickness", "units": "m"}), "topg": (
+            TOPG, {"standard_name": "bedrock_altitude"}), "usurf": (
+                USRF, {"standard_name": "land_ice_thickness"})}}, {}, "thk = thk, topg = topg"),
+    "surface that does not fit": ({"fields": {"thk": THK, "topg": TOPG, "usurf": USRF + 1000}}, {},
+                                  "warning: the surface usurf is not the bed topg + the thickness "
+                                  "thk on grounded ice: RMS 1000.0 m"),
+    "numbers of cells beside the axes": ({"fields": {"thk": THK, "topg": TOPG, "xi": np.arange(
+        NX), "xkm": (X / 1000, {"units": "km"})}}, {}, "axes x y (m)"),
     "fills": ({"fields": {"thk": THK, "topg": np.where(TOPG[0, 0] == TOPG, 1e20, TOPG)}}, {},
               "1 cells hold 1e+20"),
     "packed fills": ({"fields": {"thk": (np.where(THK[0, 0] == THK, -32768, np.round(THK / 0.1)
@@ -139,6 +163,21 @@ REFUSED = {  # what: arguments of write_file, words of the error
     "two record axes": ({"fields": {"thk": np.zeros((2, 3, NY, NX))}, "extra": (
         ("member", 2), ("run", 3))}, "member (2) and run (3)"),
     "no records": ({"fields": {"thk": np.zeros((0, NY, NX))}, "time": ([], {}, None)}, "length 0"),
+    "standard names of others": (
+        {"fields": {"usurf": (USRF, {"standard_name": "land_ice_thickness"}), "topg": TOPG,
+                    "thk": (THK, {"standard_name": "bedrock_altitude"})}},
+        "usurf is usrf by its name, but thk by its standard name"),
+    **{str(units): ({"fields": {"thk": THK, "topg": (TOPG, {"units": units})}}, f"'{units}'")
+       for units in ("m y-1", "m/s", "m below sea level", "m2", "m yr-1", 1, 5.0)},
+    "units of axes, a number": ({"fields": {"thk": THK}, "axis_about": {"units": 1}}, "'1'"),
+    "cell numbers": ({"fields": {"thk": THK}, "x": np.arange(NX) + 1.0, "y": np.arange(NY) + 1.0,
+                      "axis_about": {}}, "x is 1, 2 ... without units: cell numbers"),
+    "metres that say km": ({"fields": {"thk": THK}, "axis_about": {"units": "km"}},
+                           "farther than 20000 km"),
+    "an overflow": ({"fields": {"thk": np.where(THK[1, 1] == THK, 1e300, THK.astype(float))}},
+                    "1e+300 m"),
+    "axes of two grids": ({"fields": {"thk": THK, "topg": TOPG, "xb": X + 1e5}},
+                          "x and xb are different coordinates"),
     "NaN in an axis": ({"fields": {"thk": THK}, "x": np.where(X[0] == X, np.nan, X)}, "missing"),
 }
 
@@ -193,10 +232,11 @@ def test_the_projection_that_a_file_has_is_found(about, mapping, linked, expecte
 
 
 def test_lengths_of_a_projection_are_in_the_units_written(tmp_path):
-    mapping = SOUTH | {"false_easting": 500.0, "crs_wkt": WKT_KM.format(500, "kilometre", 1000)}
+    mapping = SOUTH | {"false_easting": 500.0, "false_northing": -300.0,
+                       "crs_wkt": WKT_KM.format(500, "kilometre", 1000)}
     crs = map_files.read_map(write_file(tmp_path / "map.nc", {"thk": THK}, X / 1000, Y / 1000,
                                     axis_about={"units": "km"}, mapping=mapping))["crs"]
-    assert crs["false_easting"] == 500e3
+    assert (crs["false_easting"], crs["false_northing"]) == (500e3, -300e3)
     assert crs["crs_wkt"] == WKT_KM.format(500000, "metre", 1)
 
 
@@ -204,7 +244,10 @@ def test_other_formats_come_with_the_command_that_converts_them(tmp_path):
     (tmp_path / "map.tif").write_bytes(b"II*\0" + bytes(50))
     (tmp_path / "map.zarr").mkdir()
     (tmp_path / "map.zarr" / ".zgroup").write_text("{}")
-    for name, words in (("map.tif", "gdal_translate -of netCDF"), ("map.zarr", "to_netcdf")):
+    (tmp_path / "map.nc.gz").write_bytes(b"\x1f\x8b" + bytes(50))
+    (tmp_path / "map.zip").write_bytes(b"PK\3\4" + bytes(50))
+    for name, words in (("map.tif", "gdal_translate -of netCDF"), ("map.zarr", "to_netcdf"),
+                        ("map.nc.gz", "gunzip -k .*map.nc.gz"), ("map.zip", "unzip .*map.zip")):
         with pytest.raises(InputError, match=words):
             map_files.read_map(tmp_path / name)
 
@@ -219,6 +262,66 @@ def test_missing_cells_are_told(capsys):
         "plain: 5 cells have no thickness: 2 of them have no bed either (no data), the others are "
         "ice-free",
         "plain: 2 cells have negative thickness, set to 0"]
+
+
+def test_a_file_without_locks_or_locked_says_which_lock(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "map.nc", {"thk": THK})
+    writer = subprocess.Popen([sys.executable, "-c", "import sys, netCDF4; ds = netCDF4.Dataset("
+                               "sys.argv[1], 'a'); print(flush=True); input()", str(path)],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer.stdout.readline()
+    with pytest.raises(InputError, match="locked by another .* HDF5_USE_FILE_LOCKING=FALSE"):
+        map_files.read_map(path)
+    writer.communicate(b"\n")
+    map_files.read_map(path)
+
+    def fail(*args):
+        raise OSError("no locks")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    monkeypatch.setattr(netCDF4, "Dataset", fail)
+    with pytest.raises(InputError, match="no file locks, .* HDF5_USE_FILE_LOCKING=FALSE"):
+        map_files.read_map(path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+    """Replaced, grown or written in place: between two times, while it is read, as a bed."""
+    path, other = tmp_path / "map.nc", tmp_path / "other.nc"
+    fields = {"thk": np.stack([THK, THK + 1]), "topg": TOPG}
+    for file in (path, other):
+        write_file(file, fields, time=([0, 1], {}, None))
+    first = map_files.read_map(path, 0)
+    assert map_files.read_map(path, 1, first=first)["sha256"] == first["sha256"]
+    with beds.open_bed(path) as bed:
+        bed["read_topg"](slice(0, 2), slice(0, 2))
+        shutil.copystat(path, other)
+        other.replace(path)  # of the same size and time
+        with pytest.raises(InputError, match="map.nc: changed while it was read"):
+            bed["read_topg"](slice(0, 2), slice(0, 2))
+    with pytest.raises(InputError, match="map.nc: changed while it was read"):
+        map_files.read_map(path, 1, first=first)
+    hash_file = files.hash_file
+
+    def hash_and_touch(path):
+        path.touch()
+        return hash_file(path)
+
+    monkeypatch.setattr(files, "hash_file", hash_and_touch)
+    with pytest.raises(InputError, match="map.nc: changed while it was read"):
+        map_files.read_map(path)
+    with pytest.raises(InputError, match="changed while it was read"), beds.open_bed(path):
+        pass
+
+
+def test_a_map_without_ice_or_with_fields_on_other_axes_says_so(tmp_path, capsys):
+    path = write_file(tmp_path / "map.nc", {"thk": 0 * THK})
+    with netCDF4.Dataset(path, "a") as ds:
+        ds.createDimension("xb", NX)
+        ds.createVariable("bed", "f4", ("y", "xb"))
+    map_files.print_map_summary(map_files.read_map(path))
+    said = capsys.readouterr().out
+    assert "warning: map.nc: no ice: nowhere more than 1 m thick\n" in said
+    assert "warning: map.nc: topg = bed is not read: it lies on other dimensions, y, xb\n" in said
 
 
 # ---------------------------------------------------------------- whole maps
@@ -261,7 +364,7 @@ def test_records_are_written_along_an_unlimited_time(run, text, numbers, capsys)
             # the fine bed is of the first record of the file, and rises as the map's own
             np.testing.assert_allclose(ds["topg"][i], np.kron(TOPG + 500, np.ones((2, 2)))
                                        + rise[number], atol=0.01)
-        assert "since then is added" in ds.comment
+        assert "own bed since then is added" in ds.comment
     said = capsys.readouterr().out
     assert f"time {len(numbers)}/{len(numbers)}, tile" in said
     assert "is not that of map.nc: RMS 500.0 m under ice" in said
@@ -348,17 +451,27 @@ def test_units_of_the_command_line_are_of_the_map_and_of_a_bed_that_says_none(ru
             assert ("topg = topg, axes x y (m)" in ds.source_variables) == (scale == 1)
 
 
-def test_a_map_taken_for_antarctica_has_no_bed_of_another_projection(run, capsys):
-    x, y = X - X.mean(), Y - Y.mean()
-    write_file("map.nc", {"thk": THK + 10, "topg": TOPG}, x, y)
+def antarctic_axes_and_fields():
+    """A rough continent with ice around the pole, sea around it: x, thk, topg."""
+    x, rng = 600e3 * (np.arange(8) - 3.5), np.random.default_rng(0)
+    topg = np.where(np.hypot(x, x[:, None]) < 1900e3, 200 + 800 * rng.random((8, 8)), -3000)
+    return x, np.where(topg > 0, 900.0, 0), topg
+
+
+def test_projection_of_a_map_that_declares_none_is_that_of_the_bed(run, capsys):
+    x, thk, topg = antarctic_axes_and_fields()
+    write_file("map.nc", {"thk": thk, "topg": topg}, x, x)
     hughes = SOUTH | {"semi_major_axis": 6378273.0, "inverse_flattening": 298.279411123064}
-    write_file("bed.nc", {"topg": TOPG}, x, y, mapping=hughes)
+    write_file("bed.nc", {"topg": topg}, x, x, mapping=hughes)
     with refined("map.nc", "--bed", "bed.nc") as ds:
-        assert "EPSG:3031 is assumed" in ds.comment
-    write_file("bed.nc", {"topg": TOPG}, x, y, mapping=SOUTH | {"standard_parallel": 70.0})
+        assert "declares no projection: that of the bed bed.nc is assumed" in ds.comment
+        assert ds["crs"].semi_major_axis == 6378273.0
+    with refined("map.nc") as ds:
+        assert "warning: the map declares no projection and fits Antarctica" in ds.comment
+    write_file("bed.nc", {"topg": topg}, x, x, mapping=SOUTH | {"standard_parallel": -60.0})
     status, said = run_main(downscale.main, ["map.nc", "--bed", "bed.nc", "--run", "made",
                                              "--output", "g.nc"], capsys)
-    assert status == 2 and "standard_parallel -71.0 and 70.0" in said
+    assert status == 2 and "standard_parallel -71.0 and -60.0" in said
 
 
 def test_records_without_a_bed_among_others_are_refused(run, capsys):
@@ -378,7 +491,7 @@ def test_names_and_units_are_of_a_map_that_is_given(script, folder, capsys):
     if script is evaluate:
         status, said = run_main(script.main, ["--compare", "a", "--densities", "910", "1028"],
                                 capsys)
-        assert status == 2 and "goes with --show alone" in said
+        assert status == 2 and "--compare can be combined only with --show" in said
 
 
 def test_names_of_the_command_line_are_believed(run, capsys):
@@ -386,7 +499,12 @@ def test_names_of_the_command_line_are_believed(run, capsys):
     write_file("bed.nc", {"Band1": TOPG})
     with refined("map.nc", "--bed", "bed.nc", "--variables", "thk=z", "topg=Band1") as ds:
         assert ds.source_variables == "thk = z, axes x y (m); topg = Band1, axes x y (m)"
-    for names in (["thk"], ["q=z"], ["thk=gone"]):
+    with refined("map.nc", "--bed", "bed.nc", "--variables", "thk=z", "--variables", "topg=Band1",
+                 "--units", "thk=m", "topg=m") as ds:
+        assert ds.source_variables == "thk = z, axes x y (m); topg = Band1, axes x y (m)"
+    capsys.readouterr()
+    for names in (["thk"], ["q=z"], ["thk=gone"], ["thk=z", "--variables", "thk=z"],
+                  ["thk=z", "--units", "thk=feet"], ["thk=z", "--units", "x=m"]):
         status, said = run_main(downscale.main, ["map.nc", "--run", "made", "--output", "g.nc",
                                                  "--variables", *names], capsys)
         assert (status, said.count("\n")) == (2, 1)

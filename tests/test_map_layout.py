@@ -14,6 +14,7 @@ Y = np.array([-10000, -5000, 0.0])
 THK = np.array([[0, 100, 200, 300], [400, 0, 600, 700], [800, 900, 1000, 1100.0]])
 TOPG = THK / 10 - 500
 USRF = THK * 1.0 + TOPG
+DAYS = np.array([[0, 31], [31, 59], [59, 90.0]])  # bounds of three times
 METRES = {"units": "m"}
 SOUTH = {"grid_mapping_name": "polar_stereographic", "latitude_of_projection_origin": -90.0,
          "standard_parallel": -71.0, "straight_vertical_longitude_from_pole": 0.0,
@@ -194,10 +195,77 @@ def test_times_that_do_not_exist_are_named(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("changes", [
-    {"time": None}, {"units": "years"}, {"units": "days since the flood"}, {"days": [0, 1, np.nan]},
-    {"days": [0, 1, 1e30]}, {"time": (("time",), np.array([0, 1, -9.0]), {
-        "units": "days since 2000-01-01", "_FillValue": -9.0})}])
-def test_a_time_without_a_date_is_labelled_by_its_index(changes, tmp_path):
+@pytest.mark.parametrize("changes, value", [
+    ({"time": None}, ""), ({"units": "years"}, " (time = 731 years)"),
+    ({"units": "days since the flood"}, " (time = 731 days since the flood)"),
+    ({"days": [0, 1, np.nan]}, ""), ({"days": [0, 1, 1e30]}, ""),
+    ({"time": (("time",), np.array([0, 1, -9.0]), {
+        "units": "days since 2000-01-01", "_FillValue": -9.0})}, ""),
+    ({"time": None, "year": (("time",), np.array([1990, 2000, 2010]), {})}, " (year = 2010)"),
+    ({"time": None, "n": (("time",), np.arange(3), {}), "daysSinceStart": (
+        ("time",), np.array([0, 366, 731.0]), {"units": "days since 2000-01-01"})},
+     " (2002-01-01)")])
+def test_a_time_without_a_date_is_labelled_by_its_value(changes, value, tmp_path):
     ice_map = map_files.read_map(map_of_times(tmp_path / "map.nc", **changes))
-    assert ice_map["time_label"] == "time index 2 of 3"
+    assert ice_map["time_label"] == "time index 2 of 3" + value
+
+
+@pytest.mark.parametrize("values, units, expected, note", [
+    (DAYS + 54786, "days since 1850-01-01", DAYS, ""), (DAYS, None, DAYS, ""),
+    ([0, 31, 59, 90], None, DAYS, ""), (None, None, None, "tb has missing values"),
+    (DAYS, "years", None, "time bounds left out"), (DAYS[0], None, None, "tb has shape (2,)")])
+def test_time_bounds_are_in_the_units_of_the_time(values, units, expected, note, tmp_path):
+    path = map_of_times(tmp_path / "map.nc", days=(0, 31, 59))
+    with netCDF4.Dataset(path, "a") as ds:
+        shape = (3, 2) if values is None else np.shape(values)
+        dims = [ds.createDimension(f"n{i}", size).name for i, size in enumerate(shape)]
+        bounds = ds.createVariable("tb", "f8", dims)
+        ds["time"].bounds = "tb"
+        if values is not None:
+            bounds[...] = values
+        if units:
+            bounds.units = units
+    ice_map = map_files.read_map(path)
+    np.testing.assert_array_equal(ice_map["time_axis"][0], [0, 31, 59])
+    np.testing.assert_array_equal(ice_map["time_axis"][2], expected)
+    assert note in "; ".join(ice_map["notes"]) and bool(note) == bool(ice_map["notes"])
+
+
+def test_the_time_axis_is_found_by_what_it_is(tmp_path):
+    """Its variable is not named as its dimension: time(nTime) in MISMIP+."""
+    path = tmp_path / "map.nc"
+    write_map(path, {"nTime": 2, "y": 3, "x": 4}, {"x": (("x",), X, METRES), "y": (
+        ("y",), Y, METRES), "time": (("nTime",), np.array([5.0, 6]), {"units": "years"})}, {
+            "thk": (("nTime", "y", "x"), np.stack([THK, THK]), METRES)})
+    ice_map = map_files.read_map(path, 0)
+    assert ice_map["times"] == ("nTime", 2)
+    assert ice_map["time_axis"][0].tolist() == [5, 6]
+    assert ice_map["time_label"] == "time index 0 of 2 (time = 5 years)"
+
+
+def test_axes_of_matlab_are_read_and_2d_coordinates_are_no_axes(tmp_path):
+    fields = {"thk": (("y", "x"), THK, METRES), "topg": (("y", "x"), TOPG, METRES)}
+    path = write_map(tmp_path / "map.nc", {"y": 3, "x": 4, "one": 1}, {
+        "x": (("x", "one"), X[:, None], METRES), "y": (("one", "y"), Y[None], METRES)}, fields)
+    ice_map = map_files.read_map(path)
+    np.testing.assert_array_equal(ice_map["x"], X)
+    np.testing.assert_array_equal(ice_map["thk"], THK)
+    path = write_map(tmp_path / "roms.nc", {"y": 3, "x": 4}, {
+        name: (("y", "x"), THK, {"units": "degrees"}) for name in ("lon_rho", "lat_rho")}, fields)
+    with pytest.raises(InputError, match="lon_rho, lat_rho are 2-D; .* add projected axes in m"):
+        map_files.read_map(path)
+
+
+@pytest.mark.parametrize("names, transposed", [
+    ({}, None), ({"x": "x", "y": "y"}, False), ({"x": "y", "y": "x"}, True)])
+def test_axes_with_the_standard_name_of_the_other_are_for_the_user(names, transposed, tmp_path):
+    path = standard_map(
+        tmp_path / "map.nc", x=(("x",), X, METRES | {"standard_name": "projection_y_coordinate"}),
+        y=(("y",), Y, METRES | {"standard_name": "projection_x_coordinate"}))
+    if transposed is None:
+        with pytest.raises(InputError, match="x is x by its name, but y by its standard name"):
+            map_files.read_map(path)
+        return
+    ice_map = map_files.read_map(path, names=names)
+    np.testing.assert_array_equal(ice_map["thk"], THK.T if transposed else THK)
+    assert transposed == any("the map is read transposed" in note for note in ice_map["notes"])
