@@ -30,89 +30,82 @@ def test_patches_run_row_by_row_from_the_lowest_corner():
 # ---------------------------------------------------------------- splits
 
 
-def parts(rows=10, columns=20, method="random", test_size=0.3, seed=0, fold=()):
+def split_indices(rows=10, columns=20, method="random", test_size=0.3, seed=0, fold=()):
+    """Return the indices of the patches in every split: {name: (patch,)}."""
     split = split_patches(rows, columns, method, test_size, seed, fold)
     return {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
 
 
+def patch_distances(indices, others):
+    """Return how many patches lie from some patches to others, of 20 columns: (patch, other)."""
+    rows, columns = (np.abs(np.subtract.outer(a, b)) for a, b in zip(
+        np.divmod(indices, 20), np.divmod(others, 20), strict=True))
+    return np.maximum(rows, columns)
+
+
 def test_random_split_is_scikit_learns():
-    found = parts()
-    assert {name: len(numbers) for name, numbers in found.items()} == {
+    split = split_indices()
+    assert {name: len(indices) for name, indices in split.items()} == {
         "train": 126, "validation": 14, "test": 60, "buffer": 0}
     expected = train_test_split(np.arange(200), test_size=0.3, random_state=0)[1]
-    np.testing.assert_array_equal(found["test"], np.sort(expected))
+    np.testing.assert_array_equal(split["test"], np.sort(expected))
+    for method in ("random", "block"):
+        assert not np.array_equal(split_indices(method=method)["test"],
+                                  split_indices(method=method, seed=1)["test"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_block_split_keeps_test_patches_a_patch_away_from_training(seed):
-    found = parts(method="block", seed=seed)
-    assert len(found["test"]) == 60
-    blocks = assign_blocks(10, 20)
-    for number in np.unique(blocks[found["test"]]):  # whole blocks
-        assert np.isin(np.flatnonzero(blocks == number), found["test"]).all()
-    learnt = np.concatenate([found["train"], found["validation"]])
-    rows, columns = np.divmod(found["test"], 20)
-    for patch in learnt:
-        row, column = divmod(patch, 20)
-        assert np.maximum(abs(rows - row), abs(columns - column)).min() > 1
-    for patch in found["buffer"]:  # nothing is thrown away that could be used
-        row, column = divmod(patch, 20)
-        assert np.maximum(abs(rows - row), abs(columns - column)).min() == 1
-
-
-def test_another_seed_gives_another_split():
-    for method in ("random", "block"):
-        assert not np.array_equal(parts(method=method)["test"],
-                                  parts(method=method, seed=1)["test"])
-
-
-def test_a_window_too_small_to_split_is_named():
-    with pytest.raises(InputError, match="holds 6 patches; a split needs at least 10"):
-        parts(2, 3)
-    with pytest.raises(InputError, match="block split of 3 x 4 patches leaves 0 for training and "
-                                         "12 for test"):
-        parts(3, 4, "block")
+    split, blocks = split_indices(method="block", seed=seed), assign_blocks(10, 20)
+    test = split["test"]
+    assert len(test) == 60
+    np.testing.assert_array_equal(np.isin(blocks, blocks[test]).nonzero()[0], test)  # whole blocks
+    training = np.concatenate([split["train"], split["validation"]])
+    assert patch_distances(test, training).min() > 1
+    # Nothing is thrown away that could be used.
+    np.testing.assert_array_equal(patch_distances(test, split["buffer"]).min(axis=0), 1)
 
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_every_patch_is_held_out_in_one_fold_a_patch_away_from_training(folds):
-    held_out = np.zeros(200, int)
+    n_held_out = np.zeros(200, int)
     for fold in range(1, folds + 1):
-        found = parts(method="block", fold=(fold, folds))
-        held_out[found["test"]] += 1
-        learnt = np.concatenate([found["train"], found["validation"]])
-        rows, columns = (np.subtract.outer(test, training) for test, training in
-                         zip(np.divmod(found["test"], 20), np.divmod(learnt, 20), strict=True))
-        assert np.maximum(abs(rows), abs(columns)).min() == 2  # a gap of one patch, corners too
-    np.testing.assert_array_equal(held_out, 1)
+        split = split_indices(method="block", fold=(fold, folds))
+        n_held_out[split["test"]] += 1
+        training = np.concatenate([split["train"], split["validation"]])
+        assert patch_distances(split["test"], training).min() == 2  # a patch between, corners too
+    np.testing.assert_array_equal(n_held_out, 1)
 
 
-def test_more_folds_than_blocks():
-    with pytest.raises(InputError, match="11 folds of 10 blocks"):
-        split_patches(10, 20, "block", 0.3, 0, (1, 11))
+@pytest.mark.parametrize("arguments, message", [
+    ((2, 3), "holds 6 patches; a split needs at least 10"),
+    ((3, 4, "block"), "block split of 3 x 4 patches leaves 0 for training and 12 for test"),
+    ((10, 20, "block", 0.3, 0, (1, 11)), "11 folds of 10 blocks")])
+def test_splits_that_cannot_be_made_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        split_indices(*arguments)
 
 
-def test_a_split_made_anew_keeps_the_fields_and_its_norms_know_only_training(folder):
+def test_another_split_keeps_the_fields_and_its_constants_know_only_training(folder):
     thk = np.full((123, 328), 1000.0)
     thk[:, :164] = 2000.0  # of the two blocks the first has the thicker ice
     patches = prepare_data.make_patches(plain_map(thk.shape, thk=thk, topg=-thk), 2,
                                         window=(0, 327 * 5000, 0, 122 * 5000))
     assert describe_split(patches["data"]) == "random split"
-    norms, test = [], []
+    norms_m, test = [], []
     for fold in ((1, 2), (2, 2)):
         write_patches("fold.nc", apply_split(patches, "block", fold))
         again = read_patches("fold.nc")
         np.testing.assert_array_equal(again["thk"], patches["thk"])
-        np.testing.assert_array_equal(again["split"], split_patches(
-            3, 8, "block", 0.3, 0, fold))
+        np.testing.assert_array_equal(again["split"], split_patches(3, 8, "block", 0.3, 0, fold))
         data = again["data"]
         assert (data["split_method"], data["fold"]) == ("block", list(fold))
         assert describe_split(data) == f"block split, fold {fold[0]} of 2"
-        learnt = find_patches_in_split(again, "train", "validation")
-        norms.append(data["thk_norm_m"])
-        assert norms[-1] == patches["thk"][learnt, -1].max() == data["topg_norm_m"]
+        training = find_patches_in_split(again, "train", "validation")
+        norms_m.append(data["thk_norm_m"])
+        assert norms_m[-1] == patches["thk"][training, -1].max() == data["topg_norm_m"]
         test += list(find_patches_in_split(again, "test"))
-    assert sorted(norms) == [1000, 2000]
+    assert sorted(norms_m) == [1000, 2000]
     assert sorted(test) == list(range(24))
     assert patches["data"]["split_method"] == "random"  # left as it was
 
@@ -145,7 +138,7 @@ def test_patch_file_describes_itself(small_patches, small_map, folder):
 
 def test_network_constants_come_from_training_patches_only():
     ice_map = plain_map((123, 164))
-    row, column = divmod(parts(3, 4)["test"][0], 4)
+    row, column = divmod(split_indices(3, 4)["test"][0], 4)
     peak = 41 * row + 7, 41 * column + 7  # that training must not know of
     ice_map["thk"][peak], ice_map["topg"][peak] = 9000, -9000
     data = prepare_data.make_patches(ice_map, 2, window=PLAIN_WINDOW)["data"]
