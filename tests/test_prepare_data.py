@@ -284,6 +284,7 @@ def test_patches_of_a_run_are_made_again_as_it_knew_them(folder, small_map):
             assert own.name != "patches_x4.nc"
             assert again["data"] == patches["data"]
             assert read_patches("data/patches_x4.nc")["data"]["seed"] == 9
+            own.unlink()
         for made in (folder / "data").iterdir():
             made.unlink()
 
