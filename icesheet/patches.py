@@ -218,8 +218,9 @@ def write_patches(path, patches):
 def read_patches(path):
     """Read a file that prepare_data.py wrote; return its patches (see the top of this file).
 
-    Raises InputError if the file is missing, damaged or something else.
+    Raises InputError if the file is missing, damaged, something else, or written to meanwhile.
     """
+    file_state = map_files.read_file_state(path)
     with map_files.open_netcdf(path) as ds:
         try:
             patches = {name: np.ma.filled(ds.variables[name][...])
@@ -229,6 +230,9 @@ def read_patches(path):
             data = DEFAULTS_FOR_OLDER_FILES | {
                 key: np.asarray(ds.getncattr(key)).tolist() for key in PATCH_FILE_ATTRIBUTES
                 if key in ds.ncattrs() or key not in DEFAULTS_FOR_OLDER_FILES}
+            # A job beside may put a whole new file in its place: then this was all of the old one.
+            if (map_files.read_file_state(path) or ())[:2] == file_state[:2]:
+                map_files.check_unchanged(path, file_state)
         except (KeyError, AttributeError, OSError, RuntimeError, ValueError, TypeError, IndexError
                 ) as error:
             raise InputError(

@@ -152,3 +152,22 @@ def test_what_is_no_file_of_patches_is_named(folder, small_map):
         read_patches(small_map)
     with pytest.raises(InputError, match="absent.nc: no such file"):
         read_patches("absent.nc")
+
+
+def test_patches_that_are_written_to_while_they_are_read(small_patches, folder, monkeypatch):
+    """In place, they are an error; a whole file that takes their place is not read at all."""
+    path, numpy_filled = folder / "data" / "patches_x4.nc", np.ma.filled
+    for replace in (True, False):
+        def filled(values, replace=replace):
+            other = folder / "other.nc"
+            other.write_bytes(path.read_bytes() + b" ")
+            other.replace(path) if replace else path.write_bytes(other.read_bytes())
+            return numpy_filled(values)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(np.ma, "filled", filled)
+            if replace:
+                np.testing.assert_array_equal(read_patches(path)["thk"], small_patches["thk"])
+            else:
+                with pytest.raises(InputError, match="patches_x4.nc: changed while it was read"):
+                    read_patches(path)

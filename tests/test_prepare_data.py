@@ -174,6 +174,9 @@ def test_the_default_file_is_replaced_by_patches_of_the_same_map_alone(small_pat
     shared, argv = folder / "data" / "patches_x4.nc", ["--scale", 4, "--input", small_map]
     prepare_data.main([*map(str, argv + WINDOW_ARGUMENTS), "--seed", "5"])
     assert read_patches(shared)["data"]["seed"] == 5
+    (folder / "data/patches_x8.nc").write_bytes(shared.read_bytes())  # of another scale
+    prepare_data.main([*map(str, [*argv[2:], *WINDOW_ARGUMENTS]), "--scale", "8"])
+    assert read_patches("data/patches_x8.nc")["scale"] == 4
     # Jobs that start together make the same patches, and share them.
     assert prepare_data.prepare(4, map_files.read_map(small_map), seed=5, window=SMALL_WINDOW,
                                 replace=False).resolve() == shared
