@@ -158,7 +158,8 @@ def atomic_write(path):
         with explain_write_errors(path):
             flush_to_disk(temporary)
             os.replace(temporary, path)
-            flush_to_disk(path.parent)
+    with explain_write_errors(path):  # once the scratch folder is gone: no power cut brings it back
+        flush_to_disk(path.parent)
 
 
 def check_output_path(path, *inputs):

@@ -47,7 +47,7 @@ def call(script, words):
         try:
             command_line.run_script(lambda: SCRIPTS[script].main([str(word) for word in words]))
         except SystemExit as stopped:
-            if stopped.code == 130:  # Ctrl-C is for the campaign
+            if stopped.code == 130:  # Ctrl-C is for this program
                 raise KeyboardInterrupt from None
             return stopped.code or 0, errors.getvalue()
         except BaseException as error:  # what a user would see as a traceback
@@ -108,7 +108,7 @@ def random_command_line(rng):
               "train": ["--input", "--patches", "--run", "--variables"],
               "evaluate": ["--run", "--input", "--compare", "--variables"],
               "downscale": ["--run", "--output", "--bed", "--variables"]}[script]
-    kind = pick("empty", "huge", "input", "utf8", "output", "no_data", "absent", "window", "right")
+    kind = pick("empty", "huge", "input", "utf8", "output", "unknown", "absent", "window", "right")
     words = list(base[script])
     if kind == "empty":
         words += [pick(*option), pick("", " ")]
@@ -116,7 +116,7 @@ def random_command_line(rng):
         number = pick("9" * 400, "nan", "inf", "-inf", "1e400", "9" * 5000)
         words += {"prepare_data": [pick("--seed", "--test-size", "--time"), number],
                   "train": [pick("--seed", "--epochs", "--lr", "--batch-size"), number],
-                  "evaluate": ["--patches", number],
+                  "evaluate": ["--rows", number],
                   "downscale": [pick("--time", "--bed-time"), number]}[script]
     elif kind == "input":  # something that is no map
         path = pick("/dev/zero", "/dev/null", ".", "empty.nc", "fifo", "text.nc", "map.nc/x")
@@ -132,7 +132,7 @@ def random_command_line(rng):
                     "checkpoints/tiny/best/new.nc")
         script = pick("prepare_data", "downscale")
         words = [*base[script], "--output", path]
-    elif kind == "no_data":
+    elif kind == "unknown":
         words += pick(["--no-such"], ["--scale", "3"], ["--run"], ["--densities", "1", "2"],
                       ["--variables", "thk"], ["--xy-units", "mile"])
     elif kind == "absent":
@@ -213,7 +213,8 @@ def make_bad_map(rng, path):
         right = True
     else:
         special_map(path, kind, thk, topg)
-        words = ["--variables", "thk=odd"] if kind in ("text", "compound", "ragged", "complex") else []
+        if kind in ("text", "compound", "ragged", "complex"):
+            words = ["--variables", "thk=odd"]
     if kind in ("short3", "short4", "bytes"):
         content = bytearray(path.read_bytes())
         if kind == "bytes":  # some bytes of the first part are others: it may still be a map
@@ -279,7 +280,7 @@ def try_map(rng, number):
     return good, (kind, script, words, status, said)
 
 
-# ---------------------------------------------------------------- the campaign
+# ---------------------------------------------------------------- all of them
 
 
 def prepare_folder(rng):
@@ -305,7 +306,9 @@ def run_cases(rng, counts):
 
     Returns {kind: (tried, right)}; what is not right is printed.
     """
-    found, here = {}, Path.cwd()
+    counts_by_kind, here = {}, Path.cwd()
+    if not (counts.get("command lines") or counts.get("bad maps")):
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
@@ -313,10 +316,10 @@ def run_cases(rng, counts):
             for kind, attempt in (("command lines", try_command_line), ("bad maps", try_map)):
                 tried = counts.get(kind, 0)
                 results = [attempt(rng, number) for number in range(tried)]
-                for good, what in results:
-                    if not good:
-                        print(f"not right, {kind}: {ascii(what)[:600]}")
-                found[kind] = tried, sum(good for good, _ in results)
+                for is_right, case in results:
+                    if not is_right:
+                        print(f"not right, {kind}: {ascii(case)[:600]}")
+                counts_by_kind[kind] = tried, sum(is_right for is_right, _ in results)
         finally:
             os.chdir(here)
-    return found
+    return counts_by_kind

@@ -1,4 +1,4 @@
-"""The half of the campaign on runs and files written: kills, power cuts, pairs, damaged files.
+"""Faults of runs and files: kills, power cuts, pairs of processes, readers, damaged files.
 
 A training is 12 epochs of a narrow 2x network on 12 patches, saved after each. It runs in a fork of
 this process, which has imported TensorFlow and never used it, so a case takes seconds. Right is a
@@ -6,16 +6,19 @@ training that ends with the very weights of one that nothing happened to, or, wh
 damaged, one line that names it and exit status 2.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
+import types
 from pathlib import Path
 
 import netCDF4
@@ -108,14 +111,14 @@ def wrong_end(folder, status, weights):
 # ---------------------------------------------------------------- kills and power cuts
 
 
-def killed(case, rng, whole):
+def killed(case, rng, reference):
     """Killed up to three times at random moments, then left alone."""
     for _ in range(rng.integers(1, 4)):
         process = start(case, train, TRAIN)
-        time.sleep(rng.uniform(0, whole["seconds"]))
+        time.sleep(rng.uniform(0, reference["seconds"]))
         os.kill(process, signal.SIGKILL)
         wait(process)
-    return wrong_end(case, run(case)[0], whole["initializer"])
+    return wrong_end(case, run(case)[0], reference["weights"])
 
 
 class Disk:
@@ -128,9 +131,9 @@ class Disk:
         """
         self.cut_at, self.target, self.early, self.events = cut_at, target, early, 0
         self.contents, self.names, self.opened = {}, {}, []
-        for root, folders, files in os.walk("."):
-            self.names[root] = {name: os.stat(f"{root}/{name}").st_ino for name in folders + files}
-            for name in files:
+        for root, folders, filenames in os.walk("."):
+            self.names[root] = {name: os.stat(f"{root}/{name}").st_ino for name in folders + filenames}
+            for name in filenames:
                 self.keep(os.open(f"{root}/{name}", os.O_RDONLY))
         self.calls = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "rmdir")}
         for name in self.calls:
@@ -151,18 +154,18 @@ class Disk:
             path = os.readlink(f"/proc/self/fd/{args[0]}")
             if os.path.isdir(path):
                 self.names[os.path.relpath(path, ".") if path != os.getcwd() else "."] = {
-                    each: os.stat(f"{path}/{each}").st_ino for each in os.listdir(path)}
+                    name: os.stat(f"{path}/{name}").st_ino for name in os.listdir(path)}
             else:
                 self.keep(os.dup(args[0]))
         return result
 
     def write(self):
         names = {}
-        for root, folders, files in os.walk("."):
+        for root, folders, filenames in os.walk("."):
             names[os.path.normpath(root)] = {name: os.stat(f"{root}/{name}").st_ino
-                                             for name in folders + files}
+                                             for name in folders + filenames}
         if not self.early:
-            names = {os.path.normpath(root): of_root for root, of_root in self.names.items()}
+            names = {os.path.normpath(root): inodes for root, inodes in self.names.items()}
         self.copy(".", names)
 
     def copy(self, root, names):
@@ -176,16 +179,16 @@ class Disk:
                 (target / name).write_bytes(self.contents.get(inode, b""))
 
 
-def cut(case, rng, whole):
+def cut(case, rng, reference):
     """The power fails at a random sync or rename; what the disk holds goes on."""
     after = case.with_name(case.name + "_after")
-    at, early = int(rng.integers(1, whole["events"] + 1)), bool(rng.integers(2))
+    at, early = int(rng.integers(1, reference["events"] + 1)), bool(rng.integers(2))
     process = start(case, train, TRAIN, lambda: count_saved(case, Disk(at, after, early)))
     if wait(process) != -signal.SIGKILL:
         return f"no event {at}"
     saved = int((case / "saved").read_text()) if (case / "saved").exists() else 0
     status, said, _ = run(after)
-    wrong = wrong_end(after, status, whole["initializer"])
+    wrong = wrong_end(after, status, reference["weights"])
     said = said.replace("finished already", "resuming after epoch 12 ")
     resumed = int(said.split("resuming after epoch ")[1].split()[0]) if "resuming" in said else 0
     shutil.rmtree(after, ignore_errors=True)
@@ -207,10 +210,10 @@ def count_saved(case, disk):
 # ---------------------------------------------------------------- two at once
 
 
-def pair(case, rng, whole):
+def pair(case, rng, reference):
     """Two trainings of one run, new or stopped before, either of them perhaps with --restart."""
     if rng.integers(2):
-        shutil.copytree(whole["stopped"], case, dirs_exist_ok=True)
+        shutil.copytree(reference["stopped"], case, dirs_exist_ok=True)
     others = case.with_name(case.name + "_other")  # where the second one's words go
     others.mkdir()
     for name in ("data", "checkpoints", "results"):
@@ -220,7 +223,7 @@ def pair(case, rng, whole):
     processes = []
     for folder, command in zip((case, others), commands, strict=True):
         processes.append(start(folder, train, command))
-        time.sleep(rng.uniform(0, 0.7 * whole["seconds"]) * rng.integers(2))
+        time.sleep(rng.uniform(0, 0.7 * reference["seconds"]) * rng.integers(2))
     ends = [wait(process) for process in processes]
     said = [(folder / "err").read_text() for folder in (case, others)]
     shutil.rmtree(others)
@@ -230,7 +233,85 @@ def pair(case, rng, whole):
             return f"status {status}: {words[-300:]}"
     if min(ends):
         return f"neither was trained: {said}"
-    return wrong_end(case, run(case)[0], whole["initializer"])
+    return wrong_end(case, run(case)[0], reference["weights"])
+
+
+def two_of_one_name(case, rng, reference):
+    """Two containers with one node name and one process number write one file; one may be killed.
+
+    What is read is always the whole file of one of them.
+    """
+    def write_often(argv):
+        os.getpid, platform.node = (lambda: 1), (lambda: "box")
+        own = np.random.default_rng(time.time_ns())
+        for number in range(150):
+            with files.atomic_write("shared.json") as temporary, open(temporary, "w") as file:
+                text = f"{number} " * int(own.integers(1, 3000))
+                file.write(hashlib.sha256(text.encode()).hexdigest())
+                file.flush()
+                time.sleep(own.uniform(0, 0.003))
+                file.write(text)
+
+    writer = types.SimpleNamespace(main=write_often, __name__="writer")
+    processes = [start(case, writer, []) for _ in range(2)]
+    killed_after, started = rng.uniform(0.1, 2) if rng.integers(2) else np.inf, time.monotonic()
+    running, is_killed = list(processes), False
+    while running:
+        if time.monotonic() - started > killed_after and not is_killed:
+            os.kill(processes[0], signal.SIGKILL)
+            is_killed = True
+        with contextlib.suppress(FileNotFoundError):  # not written yet
+            content = (case / "shared.json").read_text()
+            if hashlib.sha256(content[64:].encode()).hexdigest() != content[:64]:
+                return f"half a file: {content[:100]}"
+        for process in list(running):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                running.remove(process)
+                if status and not (is_killed and process == processes[0]):
+                    return (case / "err").read_text()[-300:]
+    if wait(start(case, writer, [])):
+        return (case / "err").read_text()[-300:]
+    left = [path.name for path in case.glob(".*")]
+    return f"left {left}" if left else ""
+
+
+def read_in_training(case, rng, reference):
+    """A run is evaluated again and again while it trains, and saves after every epoch."""
+    saved = case / "checksums"
+
+    def note_checksums():
+        save = checkpoints.save_training_state
+
+        def save_and_note(*args):
+            save(*args)
+            weights = next(Path("checkpoints/r/best").glob("*.data*"))
+            with open(saved, "a") as file:
+                file.write(files.hash_file(weights) + "\n")
+            time.sleep(rng.uniform(0, 0.3))
+
+        checkpoints.save_training_state = save_and_note
+
+    reader = case.with_name(case.name + "_reader")
+    reader.mkdir()
+    for name in ("data", "checkpoints"):
+        (case / name).mkdir(exist_ok=True)
+        (reader / name).symlink_to(case / name)
+    training, n_read, wrong = start(case, train, TRAIN, note_checksums), 0, ""
+    while not wrong and not os.waitpid(training, os.WNOHANG)[0]:
+        if not saved.exists():
+            time.sleep(0.01)
+            continue
+        status, _, said = run(reader, evaluate, ["--run", "r"])
+        n_read += 1
+        if status or said:
+            wrong = f"read {n_read}, status {status}: {said[-300:]}"
+        elif (sha256 := files.read_json(reader / "results/r/metrics.json", "")["weights_sha256"]
+              ) not in saved.read_text() and sha256 != files.hash_file(
+                  next((case / "checkpoints/r/best").glob("*.data*"))):
+            wrong = f"read {n_read}: other weights than were saved"
+    shutil.rmtree(reader)
+    return wrong or ("" if n_read else "nothing was read")
 
 
 # ---------------------------------------------------------------- damaged files
@@ -269,9 +350,9 @@ def damage_json(path, rng):
     return f"{'all' if how == 0 else key} {'removed' if 0 < how < 3 else value}"
 
 
-def exchange(case, rng, whole):
+def exchange(case, rng, reference):
     """What belongs to another run, or is called otherwise, in the place of a run's own."""
-    other, own = whole["other"] / "checkpoints/r", case / "checkpoints/r"
+    other, own = reference["other"] / "checkpoints/r", case / "checkpoints/r"
     how = str(rng.choice(["best", "latest", "settings.json", "no settings", "pointer", "renamed",
                           "linked"]))
     if how == "no settings":
@@ -296,17 +377,17 @@ def exchange(case, rng, whole):
     return how
 
 
-def damaged(case, rng, whole):
+def damaged(case, rng, reference):
     """A file of a stopped or a finished run is damaged; then it is trained, scored or compared."""
     finished = bool(rng.integers(2))
-    shutil.copytree(whole["finished" if finished else "stopped"], case, dirs_exist_ok=True)
+    shutil.copytree(reference["finished" if finished else "stopped"], case, dirs_exist_ok=True)
     script, argv = train, TRAIN
     if finished:
         script, argv = [(train, TRAIN), (evaluate, ["--run", "r"]),
                         (evaluate, ["--compare", "r"])][int(rng.integers(3))]
     which = int(rng.integers(5))
     if which == 0:
-        path, how = case, exchange(case, rng, whole)
+        path, how = case, exchange(case, rng, reference)
     elif which < 3:
         names = ["checkpoints/r/settings.json", *(["results/r/metrics.json"] * finished)]
         path = case / str(rng.choice(names))
@@ -324,9 +405,9 @@ def damaged(case, rng, whole):
     elif status or said:
         wrong = f"status {status}: {said[-400:]}"
     elif script is train:
-        wrong = "" if (case / "weights").read_text() == whole["initializer"] else "other weights"
+        wrong = "" if (case / "weights").read_text() == reference["weights"] else "other weights"
     else:
-        wrong = "" if scores_of(case) == scores_of(whole["finished"]) or path.name.endswith(
+        wrong = "" if scores_of(case) == scores_of(reference["finished"]) or path.name.endswith(
             "metrics.json") else "other scores"
     return wrong and f"{path.relative_to(case)} {how}, {script.__name__}: {wrong}"
 
@@ -338,13 +419,14 @@ def scores_of(folder):
 # ---------------------------------------------------------------- all of them
 
 
-KINDS = {"kill -9": killed, "power cut": cut, "two at once": pair, "damaged state": damaged}
+KINDS = {"kill -9": killed, "power cut": cut, "two at once": pair, "damaged state": damaged,
+         "two of one name": two_of_one_name, "read in training": read_in_training}
 
 
 def prepare(folder, rng):
     """What all cases share: a run that nothing happened to, one that was stopped, another one."""
-    base, whole = folder / "first_guess", {}
-    (base / "data").mkdir(parents=True)
+    start_folder, reference = folder / "start", {}
+    (start_folder / "data").mkdir(parents=True)
     sheet = prepare_data.make_synthetic_map(seed=3, shape=(123, 164))
     with netCDF4.Dataset(folder / "map.nc", "w") as ds:
         for name in ("x", "y", "thk", "topg"):
@@ -354,11 +436,11 @@ def prepare(folder, rng):
             ds.createVariable(name, "f8", dims)[...] = sheet[name]
             ds[name].units = "m"
     prepare_data.prepare(2, map_files.read_map(folder / "map.nc"), window=WINDOW,
-                         output=base / "data/patches.nc")
-    whole["first_guess"] = base
+                         output=start_folder / "data/patches.nc")
+    reference["start"] = start_folder
     for name in ("finished", "stopped", "other"):
-        shutil.copytree(base, folder / name)
-        whole[name] = folder / name
+        shutil.copytree(start_folder, folder / name)
+        reference[name] = folder / name
     started = time.monotonic()
     counts = folder / "finished" / "events"
 
@@ -367,28 +449,28 @@ def prepare(folder, rng):
         end = os._exit
         os._exit = lambda status: (counts.write_text(str(disk.events)), end(status))
 
-    assert wait(start(whole["finished"], train, TRAIN, count)) == 0, (
-        whole["finished"] / "err").read_text()
-    whole |= {"seconds": time.monotonic() - started, "events": int(counts.read_text()),
-              "initializer": (whole["finished"] / "weights").read_text()}
-    assert run(whole["other"], train, [*TRAIN, "--seed", "5"])[0] == 0
+    assert wait(start(reference["finished"], train, TRAIN, count)) == 0, (
+        reference["finished"] / "err").read_text()
+    reference |= {"seconds": time.monotonic() - started, "events": int(counts.read_text()),
+              "weights": (reference["finished"] / "weights").read_text()}
+    assert run(reference["other"], train, [*TRAIN, "--seed", "5"])[0] == 0
 
     def stop():
         rate = train.learning_rate
         train.learning_rate = lambda settings, epoch: rate(settings, epoch) if epoch < 8 else (
             os.kill(os.getpid(), signal.SIGKILL))
 
-    wait(start(whole["stopped"], train, TRAIN, stop))
-    return whole
+    wait(start(reference["stopped"], train, TRAIN, stop))
+    return reference
 
 
 def one(job):
     """Do a case in a folder of its own: what was wrong, or ""."""
-    kind, number, seed, folder, whole = job
+    kind, number, seed, folder, reference = job
     case = folder / f"{kind.replace(' ', '_')}_{number}"
-    shutil.copytree(whole["first_guess"], case)
+    shutil.copytree(reference["start"], case)
     try:
-        wrong = KINDS[kind](case, np.random.default_rng(seed), whole)
+        wrong = KINDS[kind](case, np.random.default_rng(seed), reference)
     except Exception:
         wrong = traceback.format_exc()
     shutil.rmtree(case, ignore_errors=True)
@@ -399,9 +481,9 @@ def run_cases(rng, counts):
     """Do counts[kind] cases of each kind: {kind: (tried, right)}; what was not right is printed."""
     jobs, results = [], {}
     with tempfile.TemporaryDirectory() as scratch:
-        whole = prepare(Path(scratch), rng)
+        reference = prepare(Path(scratch), rng)
         for kind in KINDS:
-            jobs += [(kind, number, int(rng.integers(2**32)), Path(scratch), whole)
+            jobs += [(kind, number, int(rng.integers(2**32)), Path(scratch), reference)
                      for number in range(counts.get(kind, 0))]
         with multiprocessing.get_context("fork").Pool(CORES) as pool:
             for kind, wrong in pool.imap_unordered(one, jobs):
