@@ -304,17 +304,21 @@ def map_options_with_separate_bed(options, settings, bed_file):
 def reconstruct(chain, fine, coarse, settings, scale):
     """Reconstruct a map of reconstruction.coarsen_map: {method: thickness (y, x) [m]}.
 
-    Methods: the model, model.compute_baselines and, of a calibrated run, "uncertainty". NaN where
-    the bed is unknown: there the network has no part in the result.
+    Methods: the model, model.compute_baselines and, of a calibrated run, "uncertainty". NaN in
+    coarse cells with a gap in a bed that is needed: not all of their thickness is the network's.
     """
     thk_by_method, bed = {}, beds.bed_in_memory(fine)
     if bed:  # the very bed of the reference, so without an error
         bed |= {"read_topg_std": None}
     for rows, columns, thickness, fields in downscale_tiles(chain, coarse, bed, settings, scale,
                                                             True):
+        gaps = np.zeros((1, 1), bool)
+        if needs_topg(settings):
+            gaps = reconstruction.split_into_coarse_cells(np.isnan(fields["topg_read"]), scale)
+            gaps = np.kron(gaps.any(axis=(1, 3)), np.ones((scale, scale), bool))
         for method, thk in thickness.items():
             whole = thk_by_method.setdefault(method, np.empty(fine["thk"].shape, np.float32))
-            whole[rows, columns] = np.where(fields["source"] == tiles.BICUBIC, np.nan, thk)
+            whole[rows, columns] = np.where(gaps, np.nan, thk)
     return thk_by_method
 
 

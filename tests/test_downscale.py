@@ -1060,17 +1060,19 @@ def test_reconstruction_without_a_bed(folder, capsys):
 
 
 def test_reconstruction_of_a_map_with_gaps_counts_cells_of_one_grid(folder, capsys):
-    """One fine cell without thickness and bed takes its coarse cell with it, and no score."""
+    """A cell without bed, with thickness or not, takes its coarse cell with it, and no score."""
     write_run()
     thk, topg = rough(16, 16)
     thk += 100
-    thk[5, 6] = topg[5, 6] = np.nan
+    thk[5, 6] = topg[5, 6] = topg[14, 13] = np.nan
+    fine, coarse = reconstruction.coarsen_map(grid_map(thk, topg), 4)
+    np.testing.assert_array_equal(np.argwhere(coarse["no_data"]), [[1, 1]])
     thk[0, :8] = np.nan  # over a known bed: no ice
     save_map("coarse.nc", thk, topg, spacing_m=5000.0)
     metrics = downscale.run_reconstruction_test("made", "coarse.nc")
     assert "coarse.nc: 9 cells have no thickness: 1 of them have no bed either" in (
         capsys.readouterr().out)
-    assert metrics["all"]["n_cells"] == 16 * 16 - 16
+    assert metrics["all"]["n_cells"] == 16 * 16 - 2 * 16
 
 
 @pytest.mark.parametrize("values", [0, np.nan])
