@@ -198,7 +198,8 @@ def mask_fills(variable, field, index, path, counts):
                    if scale == 1 or abs(fill) > 32000]
     huge = np.abs(values) > 1e9
     huge[huge] = np.isclose(np.abs(values[huge])[:, None], HUGE_FILLS, 1e-5, 0).any(axis=1)
-    fills = np.isin(np.float32(np.clip(values, -2e9, 2e9)), np.float32(fill_values)) | huge
+    with np.errstate(over="ignore"):
+        fills = np.isin(np.float32(np.clip(values, -2e9, 2e9)), np.float32(fill_values)) | huge
     if fills.any():
         text = (f"{variable.name}: {{}} cells hold {values[fills][0]:g}, an undeclared fill value: "
                 "missing")

@@ -10,6 +10,7 @@ from icesheet.command_line import InputError
 from icesheet.map_layout import is_numeric, read_values, text_attribute
 
 TIME_NAMES = ("time", "t", "year", "years", "yr")
+NO_DATE = (ValueError, OverflowError, TypeError, AttributeError, KeyError)  # of cftime
 
 
 def select_time_index(variable, x_dim, y_dim, time_index, path, is_user_choice=False):
@@ -70,7 +71,7 @@ def describe_time(ds, dim, time_index, count):
     if not abs(value) < 1e15:  # missing, or never written
         return label
     units = text_attribute(variable, "units")
-    with contextlib.suppress(ValueError, OverflowError, TypeError, AttributeError):  # no date
+    with contextlib.suppress(*NO_DATE):
         date = netCDF4.num2date(value, units, getattr(variable, "calendar", "standard"))
         return f"{label} ({date.strftime('%Y-%m-%d')})"
     return f"{label} ({f'{variable.name} = {value:.10g} {units}'.strip()})"
@@ -90,7 +91,7 @@ def read_time_axis(ds, dim, notes):
     if bounds is not None:
         try:
             bounds = read_bounds(bounds, variable)
-        except (ValueError, OverflowError, TypeError, AttributeError) as error:
+        except NO_DATE as error:
             notes.append(f"time bounds left out: {error}")
             bounds = None
     return np.ma.filled(read_values(variable)), attributes, bounds
