@@ -242,7 +242,6 @@ def read_patches(path):
         if re.fullmatch(r"(\d{1,4} \d{1,4})?", str(data["fold"])):
             data["fold"] = [int(number) for number in data["fold"].split()]
         check_patches(path, patches, data)
-        map_files.check_unchanged(path, file_state)
         return patches | {"data": data | {"crs": projections.read_crs(ds)}}
 
 
