@@ -290,6 +290,7 @@ def main(argv=None):
         options = map_layout.parse_map_options(args)
         run = command_line.check_run_name(
             args.run if args.run is not None else f"x{args.scale or 8}")
+        files.choose_checkpoints(run)  # this program reads runs and writes none
         scale = checkpoints.read_settings(run)["scale"]
         if args.scale not in (None, scale):
             raise InputError(f"run {run} was trained for {scale}x, not {args.scale}x; leave out "
