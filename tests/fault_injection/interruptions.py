@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
+import downscale
 import evaluate
 import prepare_data
 import train
@@ -132,7 +133,8 @@ class Disk:
         self.cut_at, self.target, self.early, self.events = cut_at, target, early, 0
         self.contents, self.names, self.opened = {}, {}, []
         for root, folders, filenames in os.walk("."):
-            self.names[root] = {name: os.stat(f"{root}/{name}").st_ino for name in folders + filenames}
+            self.names[root] = {name: os.stat(f"{root}/{name}").st_ino
+                                for name in folders + filenames}
             for name in filenames:
                 self.keep(os.open(f"{root}/{name}", os.O_RDONLY))
         self.calls = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "rmdir")}
@@ -314,6 +316,40 @@ def read_in_training(case, rng, reference):
     return wrong or ("" if n_read else "nothing was read")
 
 
+def write_series(path, thk_m):
+    """Write a map of three times, whose ice is everywhere thk_m, 2 thk_m and 3 thk_m thick."""
+    with netCDF4.Dataset(path, "w") as ds:
+        for name, size in (("time", 3), ("y", 60), ("x", 60)):
+            ds.createDimension(name, size)
+            ds.createVariable(name, "f8", (name,))[...] = 5000.0 * np.arange(size)
+        ds["x"].units = ds["y"].units = "m"
+        ds.createVariable("thk", "f4", ("time", "y", "x"))[...] = (
+            thk_m * np.arange(1, 4)[:, None, None] * np.ones((60, 60)))
+        ds.createVariable("topg", "f4", ("y", "x"))[...] = 100.0
+        ds["thk"].units = ds["topg"].units = "m"
+    return path
+
+
+def map_replaced(case, rng, reference):
+    """Another map takes the place of one that is downscaled: an error, or all times of one file."""
+    shutil.copytree(reference["finished"], case, dirs_exist_ok=True)
+    sha256 = files.hash_file(write_series(case / "series.nc", 100.0))
+    others = {sha256: 100.0, files.hash_file(write_series(case / "other.nc", 150.0)): 150.0}
+    process = start(case, downscale, ["series.nc", "--run", "r", "--time", "all",
+                                      "--output", "fine.nc"])
+    time.sleep(rng.uniform(0, 4))
+    os.replace(case / "other.nc", case / "series.nc")
+    status, said = wait(process), (case / "err").read_text()
+    if status:
+        is_right = status == 2 and said.startswith("error: series.nc: changed while it was read")
+        is_right &= said.count("\n") == 1 and not (case / "fine.nc").exists()
+        return "" if is_right else f"status {status}: {said[-300:]}"
+    with netCDF4.Dataset(case / "fine.nc") as ds:
+        thk_m = others[ds.source_sha256]
+        means = ds["thk"][...].mean(axis=(1, 2))
+    return "" if np.allclose(means, thk_m * np.arange(1, 4), atol=0.1) else f"times of two: {means}"
+
+
 # ---------------------------------------------------------------- damaged files
 
 
@@ -420,7 +456,8 @@ def scores_of(folder):
 
 
 KINDS = {"kill -9": killed, "power cut": cut, "two at once": pair, "damaged state": damaged,
-         "two of one name": two_of_one_name, "read in training": read_in_training}
+         "two of one name": two_of_one_name, "read in training": read_in_training,
+         "map replaced": map_replaced}
 
 
 def prepare(folder, rng):
