@@ -55,9 +55,10 @@ def read_settings(run):
         raise InputError(f"{path}: settings of run {settings['run']}, but the folder is {run}: "
                          "copied or renamed; give the folder that name again, or train run "
                          f"{run} with --restart")
-    newest = list(filter(None, (read_newest_checkpoint(run_folder(run) / part)[0]
-                                for part in ("latest", "best"))))
-    if newest and hash_settings(settings) not in [each["settings_sha256"] for each in newest]:
+    newest = [checkpoint for part in ("latest", "best")
+              if (checkpoint := read_newest_checkpoint(run_folder(run) / part)[0])]
+    if newest and hash_settings(settings) not in [
+            checkpoint["settings_sha256"] for checkpoint in newest]:
         raise InputError(settings_mismatch_message(newest[0]["path"]))
     return settings
 
