@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import resource
+import os
 import signal
 import subprocess
 import sys
