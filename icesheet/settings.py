@@ -87,7 +87,7 @@ SETTING_DESCRIPTIONS = {
              "PATCH_FILE_ATTRIBUTES of that file, and crs: attributes of the map's grid mapping"),
     "uncertainty": (UNCERTAINTY_SCHEMA, "calibrated prediction intervals, see train.calibrate"),
     "versions": ({None: str}, "of Python and the libraries that the first epoch was trained with"),
-    "later_versions": ({None: {None: str}}, "the same of others that went on, by their first epoch"),
+    "later_versions": ({None: {None: str}}, "the same of later epochs, by the first of them"),
     "n_threads": (int, "of the CPU that the run was trained with; others change last digits"),
 }
 SETTINGS_SCHEMA = {key + "?" * (key in ("uncertainty", "later_versions", "n_threads")): schema
