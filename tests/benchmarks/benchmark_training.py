@@ -1,12 +1,12 @@
-"""How fast an 8x epoch trains, and what of the machine it uses: all measured in one run.
+"""Measure how fast an 8x epoch trains, and what share of the machine it uses, all in one run.
 
     python tests/benchmarks/benchmark_training.py                   # about 5 minutes on 2 cores
     python tests/benchmarks/benchmark_training.py --flatness 1000   # and epochs 900-1000
     python tests/benchmarks/benchmark_training.py --torch-python OTHER_VENV/bin/python
 
 On random fields of the shape of the 140 training patches, with two networks: that of the recipe
-`default`, and SRCNN's 9-1-5 on the fine cells and the bicubic base, each stage by itself. On two
-threads:
+`default`, and SRCNN's 9-1-5 on the fine cells with a bicubic first guess, each stage by itself. On
+two threads, or on the GPU if there is one, there with the step compiled by XLA:
 - a float32 matrix product of 4096 x 4096, just before: what this machine reaches
 - patches x stages per second, and the arithmetic of the epoch's convolutions over its time as a
   share of that product
@@ -20,6 +20,7 @@ threads:
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,23 +29,21 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]  # tests, the scripts
-
-from conftest import example_settings
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]  # the scripts
 
 import model
 import train
 import utils
-from icesheet import device
-from icesheet.device import tf
+from icesheet.device import compile_with_xla, set_up_device, tf
 from icesheet.scores import compute_rmse_m
+from icesheet.training_runs import parse_training_arguments
 
-N_PATCHES, SCALE, SIZE, THREADS, TURNS = 140, 8, 41, 2, 3
+N_PATCHES, SCALE, SIZE, THREADS, ROUNDS = 140, 8, 41, 2, 3
 WEIGHT = 0.005  # of all kernels where our chain and PyTorch's are compared
 
 
 def seconds(job, runs):
-    """Times of `runs` calls of job(), each waited for, after one that is not counted."""
+    """Return the times of `runs` calls of job(), each waited for, after one that is not counted."""
     job()
     times = []
     for _ in range(runs):
@@ -55,14 +54,14 @@ def seconds(job, runs):
 
 
 def matrix_product_flops(runs=5):
-    """float32 operations per second of a 4096 x 4096 matrix product in TensorFlow (median)."""
+    """Return the float32 operations per second of a 4096 x 4096 matrix product (median)."""
     matrix = tf.constant(np.random.default_rng(0).standard_normal((4096, 4096), np.float32))
     product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
     return 2 * 4096**3 / np.median(seconds(lambda: product().numpy(), runs))
 
 
 def epoch_flops(settings):
-    """Arithmetic of an epoch: 2 operations per weight and cell forward, as many for each gradient.
+    """Return the operations of an epoch: 2 per weight and cell forward, 2 for each gradient.
 
     Convolutions only. The first convolution of a stage needs no gradient of its input where
     gradients stay within a stage; of the first stage never.
@@ -75,22 +74,26 @@ def epoch_flops(settings):
         for k, convs in enumerate(layers.values(), 1) for name, conv in convs.items())
 
 
+def start_device():
+    """Set up the device with the benchmark's number of threads; return what was chosen."""
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    return set_up_device()
+
+
 def make_networks():
-    """The settings of the two networks: {name: settings}."""
-    data = {"thk_norm_m": 4000.0, "topg_norm_m": 1000.0}
-    recipe = {key: train.RECIPES["default"][key] for key in ("filters", "kernels", "batch_size")}
-    return {
-        "default": example_settings(scale=SCALE, data=data, **recipe),
-        "9-1-5": example_settings(
-            scale=SCALE, filters=[64, 32], kernels=[9, 1, 5], grid="fine", padding="CONSTANT",
-            first_guess="bicubic", consistency=False, gradients="stage", output_scale_m=None, batch_size=5,
-            data=data)}
+    """Return the settings of the two networks: {name: settings}."""
+    args = parse_training_arguments("", tuple(train.RECIPES), ["--scale", str(SCALE)])
+    default = train.make_settings(args) | {
+        "data": {"thk_norm_m": 4000.0, "topg_norm_m": 1000.0, "degrade": "bicubic"}}
+    return {"default": default, "9-1-5": default | {
+        "filters": [64, 32], "kernels": [9, 1, 5], "grid": "fine", "padding": "CONSTANT",
+        "consistency": False, "gradients": "stage", "output_scale_m": None}}
 
 
 def make_fields(networks):
-    """Random thickness and bed [m] at every level, as each network takes them: {name: two lists}.
+    """Return random thickness and bed [m] at every level, as each network takes them.
 
-    Levels of one map, so that what is brought from one to the next fits.
+    {name: two lists}, the levels of one map, so that what is regridded from one to the next fits.
     """
     rng, shape = np.random.default_rng(0), (N_PATCHES, SIZE, SIZE)
     thk, topg = rng.uniform(0, 4000, shape), rng.uniform(-1000, 1000, shape)
@@ -98,8 +101,8 @@ def make_fields(networks):
                    for field in (thk, topg)] for name, settings in networks.items()}
 
 
-def make_epoch(settings, thk, topg):
-    """Functions of no argument that run an epoch and a bare compiled step, until it is done.
+def make_epoch(settings, thk, topg, is_gpu):
+    """Return functions of no argument that run an epoch and a bare compiled step, until it is done.
 
     thk, topg: of make_fields. And each stage's RMSE [m] of a chain with all kernels at WEIGHT:
     PyTorch's have to be the same.
@@ -108,6 +111,9 @@ def make_epoch(settings, thk, topg):
     optimizer = tf.keras.optimizers.Adam(settings["learning_rate"])
     optimizer.build(model.list_weights(layers))
     step = train.make_train_step(layers, optimizer, settings)
+    if is_gpu:
+        step = compile_with_xla(step, (thk, topg), settings["batch_size"],
+                                [*model.list_weights(layers), *optimizer.variables])
     train_epoch, bare = train.compile_epoch(step, layers, settings), tf.function(step)
     alike = model.build_layers(settings)
     for weight in model.list_weights(alike):
@@ -124,7 +130,7 @@ def make_epoch(settings, thk, topg):
 
 @contextlib.contextmanager
 def torch_process(python, networks, fields):
-    """PyTorch's process: ask(job) -> seconds, see torch_epoch.py, and what it said at its start.
+    """Start PyTorch's process: ask(job) -> seconds (torch_epoch.py), and what it said at its start.
 
     fields: of make_fields. None where PyTorch cannot be imported.
     """
@@ -187,7 +193,7 @@ def compare_with_torch(python, networks, epochs, fields):
                 raise ArithmeticError(f"{name}: PyTorch's chain is another: RMSE of its stages "
                                       f"{alike[number]} and {rmse_m} m")
             pairs = []
-            for _ in range(TURNS):
+            for _ in range(ROUNDS):
                 ask(number)  # not counted, as in seconds
                 theirs = np.median([ask(number) for _ in range(3)])
                 pairs.append((theirs, np.median(seconds(epoch, 3))))
@@ -207,11 +213,12 @@ def main():
                         help="a Python that has PyTorch (default: this one)")
     args = parser.parse_args()
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    print(f"device {device.set_up_device()}, TensorFlow {tf.__version__}, {THREADS} threads")
+    device = start_device()
+    print(f"device {device['name']}, TensorFlow {tf.__version__}, {device['n_threads']} threads")
     networks, n_stages = make_networks(), model.count_stages(SCALE)
     fields = make_fields(networks)
-    epochs = {name: make_epoch(settings, *fields[name]) for name, settings in networks.items()}
+    epochs = {name: make_epoch(settings, *fields[name], device["is_gpu"])
+              for name, settings in networks.items()}
 
     product = matrix_product_flops()
     print(f"matrix product 4096       {product / 1e9:8.1f} GFLOP/s")
@@ -224,7 +231,7 @@ def main():
         print(f"patches x stages / s      {N_PATCHES * n_stages / ours:8.0f}")
         print(f"share of matrix product   {flops / ours / product:8.1%}")
         pairs = [(np.median(seconds(epoch, 3)), np.median(seconds(step, 10)) * n_steps)
-                 for _ in range(TURNS)]
+                 for _ in range(ROUNDS)]
         print(f"loop overhead             {np.median([a / b for a, b in pairs]):8.3f}   "
               "(epoch over its bare steps)")
 

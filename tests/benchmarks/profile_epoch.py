@@ -1,4 +1,4 @@
-"""Which operations an epoch of training spends its time on, by TensorFlow's own profiler.
+"""Print which operations an epoch of training spends its time on, by TensorFlow's own profiler.
 
     python tests/benchmarks/profile_epoch.py          # about a minute
 
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)]  # tests, the scripts
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 2)]  # benchmarks, the scripts
 
 import benchmark_training as benchmark
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -25,7 +25,7 @@ SHOWN = 14  # kinds of operations
 
 
 def seconds_by_kind(folder):
-    """{kind: (times, seconds)} of the operations in the traces of a folder."""
+    """Return {kind: (times, seconds)} of the operations in the traces of a folder."""
     found = {}
     for path in Path(folder).rglob("*.xplane.pb"):
         space = xplane_pb2.XSpace()
@@ -42,13 +42,15 @@ def seconds_by_kind(folder):
 
 
 def main():
-    tf.config.threading.set_intra_op_parallelism_threads(benchmark.THREADS)
+    benchmark.start_device()
     networks = benchmark.make_networks()
     fields = benchmark.make_fields(networks)
     for name, settings in networks.items():
         layers = model.build_layers(settings)
         optimizer = tf.keras.optimizers.Adam(1e-3)
-        epoch = train.compile_epoch(train.make_train_step(layers, optimizer, settings), layers, settings)
+        optimizer.build(model.list_weights(layers))
+        step = train.make_train_step(layers, optimizer, settings)
+        epoch = train.compile_epoch(step, layers, settings)
         arguments = [[tf.constant(level) for level in field] for field in fields[name]]
         epoch(*arguments)  # compiled, not counted
         with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def make_stages(settings, n_stages):
 
 
 def surface_minus_bed(thk, topg_before, topg):
-    """Thickness that a finer bed leaves under the surface of ice, as in model.compute_first_guess [m]."""
+    """Return the surface-minus-bed estimate [m], as model.compute_first_guess does."""
     thk = thk.relu()
     usrf = torch.maximum(thk + topg_before, (1 - RATIO) * thk) * (thk > 0)
     grounded = usrf - topg
@@ -53,18 +53,18 @@ def surface_minus_bed(thk, topg_before, topg):
 
 
 def bring(fields, matrix):
-    """Fields (patch, y, x) on other cells, as model.regrid_level; matrix of one axis, both are alike."""
+    """Regrid fields (patch, y, x) as model.regrid_level does; both axes have one matrix."""
     return matrix @ fields @ matrix.T
 
 
 def make_consistent(thk, thk0, reduce, spread):
-    """What model.enforce_consistency does to point samples [m]; thk0: level 0 on its own cells."""
+    """Enforce consistency with point samples [m] as model.py does; thk0: level 0 on its cells."""
     thk = thk.relu()
     return (thk + bring(thk0 - bring(thk, reduce), spread)).relu()
 
 
 def run_chain(stages, thk, topg, settings, matrices):
-    """Every stage's prediction (patch, y, x) [m], as model.run_chain makes it.
+    """Return every stage's prediction (patch, y, x) [m], as model.run_chain does.
 
     thk: level 0; topg: bed at every level; matrices: {name: matrix}, see the top of this file.
     """
@@ -74,8 +74,9 @@ def run_chain(stages, thk, topg, settings, matrices):
         if own:
             before, topg_before = (bring(field, matrices[f"bring{k}"])
                                    for field in (before, topg_before))
-        base = (surface_minus_bed(before, topg_before, topg[k]) if settings["first_guess"] == "surface-minus-bed"
-                else before)
+        base = before
+        if settings["first_guess"] == "surface-minus-bed":
+            base = surface_minus_bed(before, topg_before, topg[k])
         channels = torch.stack([
             before / data["thk_norm_m"], topg[k] / data["topg_norm_m"],
             10 * (topg[k] - topg_before) / data["topg_norm_m"]], 1)
