@@ -136,7 +136,6 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
     if thk.max() <= 0:  # errors are divided by the largest thickness
         raise InputError(f"{ice_map['name']}: no ice in the window (thickness is zero everywhere); "
                          "choose another --window")
-    thk_max_m = float(thk.max())
 
     # A patch is reduced by itself, as in the original: its edges know nothing of the patch beside.
     # Every level comes back on the fine grid, so that one array holds them all.
@@ -144,6 +143,8 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
         cut_patches(field, side), scale, degrade, "fine"), axis=1)  # (patch, level, y, x)
         for field in (thk, topg))
 
+    # Over all levels: a spline can overshoot, and the errors of runs are divided by this number.
+    thk_max_m = float(thk.max())
     # Patches are numbered row by row from the lower left corner, as cut_patches does.
     row, column = np.divmod(np.arange(len(thk), dtype=np.int32), len(x) // side)
     patches = {
