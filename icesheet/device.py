@@ -81,6 +81,7 @@ with capture_stderr():
     import tensorflow as tf
 for _signum, _handler in _handlers.items():
     signal.signal(_signum, _handler)
+tf.get_logger().setLevel("ERROR")  # many runs in one process are many graphs, which is no fault
 
 
 def count_threads():
