@@ -360,7 +360,7 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
         "cells": list(fine["thk"].shape), "densities": list(get_densities(effective["data"])),
         "self_ensemble": effective["self_ensemble"],
         **reconstruction.score_reconstruction(thk_by_method, fine, coarse, effective, scale),
-        "versions": files.library_versions(), "command": command_line.command_text()}
+        "versions": files.package_versions(), "command": command_line.command_text()}
     kind = f"reconstruction_self_ensemble{self_ensemble}" if self_ensemble else "reconstruction"
     path = fine_map.result_stem(run, kind, map_file, fine, bed, scale)
     files.write_json(f"{path}.json", metrics)

@@ -79,7 +79,7 @@ def compute_metrics(predictions, patches, settings, patch_indices, spread=None):
         "uncertainty": score_patch_intervals(by_method, label, cells, patches["topg"],
                                              patch_indices, settings, spread),
         "sub_grid_power": sub_grid_power, "stages": stages, "spectrum": spectrum,
-        "settings": settings, "versions": files.library_versions(),
+        "settings": settings, "versions": files.package_versions(),
         "command": command_line.command_text(),
     }
 

@@ -79,7 +79,7 @@ def write_training_settings(settings, first_epoch):
 
     Those of epochs that are trained already stay: a library may have been upgraded since.
     """
-    path, now = run_folder(settings["run"]) / "settings.json", files.library_versions()
+    path, now = run_folder(settings["run"]) / "settings.json", files.package_versions()
     versions, later = now, {}
     if first_epoch > 1 and path.exists():
         old_settings = read_settings(settings["run"])

@@ -77,7 +77,7 @@ def save_figure(figure, path, provenance):
     provenance: what made it (settings, checksums; for JSON), kept in the PNG's Description.
     """
     provenance = provenance | {"command": command_line.command_text(),
-                               "versions": files.library_versions()}
+                               "versions": files.package_versions()}
     with files.atomic_write(path) as temporary, files.explain_write_errors(path):
         figure.savefig(temporary, format="png", metadata={"Description": json.dumps(provenance)})
     if plt.get_backend().lower() == "agg":

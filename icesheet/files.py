@@ -223,7 +223,7 @@ def read_table(path):
         return [{key: number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
-def library_versions():
+def package_versions():
     """Return the versions of what computes the numbers, for the files that are made."""
     versions = {"python": platform.python_version(), "numpy": np.__version__,
                 "scipy": scipy.__version__, "netCDF4": netCDF4.__version__}

@@ -100,7 +100,7 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missin
         "model_training_citation": settings["data"]["citation"],
         "model_scores": json.dumps(checkpoints.read_run_scores(run, weights_sha256)),
         "uncertainty": describe_uncertainty(effective.get("uncertainty"), trained_on, bed),
-        "versions": json.dumps(files.library_versions()), "code_sha256": files.hash_code(),
+        "versions": json.dumps(files.package_versions()), "code_sha256": files.hash_code(),
         "comment": "; ".join([
             "the mean of thk over each coarse cell equals the input thickness", *notes])
         } | ({"synthetic": "yes"} if ice_map["synthetic"] else {})

@@ -203,7 +203,7 @@ def write_patches(path, patches):
         ds.setncatts({
             "Conventions": "CF-1.8",
             "title": ("SYNTHETIC i" if data["synthetic"] else "I") + "ce-sheet patches for SRCNN",
-            "history": files.history_entry(), "versions": str(files.library_versions()),
+            "history": files.history_entry(), "versions": str(files.package_versions()),
             **{key: data[key] for key in PATCH_FILE_ATTRIBUTES},
             "scale": np.int32(patches["scale"]), "fold": " ".join(map(str, data["fold"])),
             "synthetic": "yes" if data["synthetic"] else "no"})

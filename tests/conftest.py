@@ -145,7 +145,7 @@ def example_settings(scale=4, recipe="default", data=None, **changes):
         "", tuple(train.RECIPES), ["--run", "tiny", "--scale", str(scale), "--recipe", recipe]))
     return settings | {
         "filters": [8, 4], "kernels": [5, 1, 3], "epochs": 3, "batch_size": 4,
-        "patches": f"data/patches_x{scale}.nc", "versions": files.library_versions(), "data": {
+        "patches": f"data/patches_x{scale}.nc", "versions": files.package_versions(), "data": {
             "source": "example.nc", "source_sha256": "0" * 64, "source_title": "", "citation": "",
             "time_index": -1, "time_label": "", "synthetic": False, "degrade": "bicubic",
             "split_method": "random", "fold": [], "test_size": 0.3, "seed": 0,

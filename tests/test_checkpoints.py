@@ -301,7 +301,7 @@ def test_versions_are_those_of_the_epochs_that_they_trained(folder, monkeypatch)
             (10, "2.3", "2.1", {"4": "2.2", "10": "2.3"}),
             (21, "2.4", "2.1", {"4": "2.2", "10": "2.3"}),
             (6, "2.3", "2.1", {"4": "2.2", "6": "2.3"}), (1, "2.3", "2.3", {})):
-        monkeypatch.setattr(files, "library_versions", lambda now=version: {"tensorflow": now})
+        monkeypatch.setattr(files, "package_versions", lambda now=version: {"tensorflow": now})
         checkpoints.write_training_settings(settings, first)
         written = checkpoints.read_settings("tiny")
         assert [written["versions"]["tensorflow"], {

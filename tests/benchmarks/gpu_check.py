@@ -95,7 +95,7 @@ def measure():
         train_run(run, patches, device["is_gpu"], stop_after) for run, stop_after in (
             ("one", None), ("again", None), ("stopped", EPOCHS // 2)))
     map_s, deviation_m = time_map(layers, settings, sheet)
-    versions = " ".join(map(" ".join, files.library_versions().items()))
+    versions = " ".join(map(" ".join, files.package_versions().items()))
     found = {"device": device["name"], "is_gpu": device["is_gpu"], "versions": versions,
              "deviation_m": deviation_m, "same_seed": are_equal(layers, again),
              "resumed": are_equal(layers, stopped), "map_s": map_s,
