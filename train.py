@@ -357,7 +357,7 @@ def train_and_evaluate(settings, patches, device, make_figures):
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: the figures below say nothing about a real place")
     print(f"patches  {settings['patches']} ({data['source']}, {data['degrade']}, "
-          f"{describe_split(data)}), on {device['name']}, {device['n_threads']} threads")
+          f"{describe_split(data)}), on {device['name']}, threads: {device['n_threads']}")
     try:
         is_complete = train(patches, settings, device["is_gpu"])
     except BaseException:
