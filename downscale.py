@@ -29,7 +29,6 @@ figure; together they equal the whole map bit for bit: xarray.open_mfdataset("FI
 combine="by_coords", data_vars="minimal") or gdalbuildvrt thk.vrt NETCDF:FINE_1.nc:thk ...
 """
 
-import re
 import time
 
 import numpy as np
@@ -38,12 +37,11 @@ import evaluate
 import model
 import utils
 from icesheet import (
-    beds, checkpoints, command_line, figures, files, fine_map, map_files, map_layout,
-    reconstruction, tiles, uncertainty)
+    beds, checkpoints, command_line, downscaling_options, figures, files, fine_map, map_files,
+    map_layout, reconstruction, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
-from icesheet.settings import (
-    SCALES, SELF_ENSEMBLE_MEMBERS, get_densities, needs_topg, with_densities, with_self_ensemble)
+from icesheet.settings import get_densities, needs_topg, with_densities, with_self_ensemble
 
 # ---- Settings ---------------------------------------------------------------------------------
 MAX_TILE_CELLS = 896  # side of a tile with its halo, in fine cells: 1.6 GB
@@ -372,58 +370,9 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
     return metrics
 
 
-def parse_arguments(argv=None):
-    """Return the checked arguments; `time` is an index (int) or a range, `strip` is (K, N)."""
-    parser = command_line.make_argument_parser(__doc__)
-    parser.add_argument("map", metavar="MAP.nc",
-                        help="input map; its thickness values are taken as cell means")
-    parser.add_argument("--run", metavar="NAME", required=True, help="trained run")
-    parser.add_argument("--output", metavar="FINE.nc", help="file for the finer map")
-    parser.add_argument("--reconstruct", action="store_true", help="test the run on this map "
-                        "instead of downscaling it: coarsen, reconstruct, compare")
-    parser.add_argument("--bed", metavar="BED.nc", help="high-resolution bed (default: the map's)")
-    parser.add_argument("--scale", type=int, choices=SCALES,
-                        help="factor of refinement, at most the run's (default: the run's)")
-    parser.add_argument("--time", metavar="N|N:M|all", default="-1", help="time index of MAP.nc, "
-                        "counted from 0 (default: last); N:M excludes M; 'all' for every time")
-    parser.add_argument("--bed-time", type=int, metavar="N",
-                        help="time index of BED.nc, counted from 0 (default: last)")
-    parser.add_argument("--self-ensemble", type=int, choices=tuple(SELF_ENSEMBLE_MEMBERS),
-                        help="number of flipped and rotated copies to average (test-time "
-                             "augmentation; default: the run's setting, usually 8)")
-    parser.add_argument("--strip", metavar="K/N", help="compute only strip K of N; the N strips "
-                        "together equal the undivided result bit for bit")
-    parser.add_argument("--fill-missing", action="store_true", help="write no NaN: 0 m of ice "
-                        "where the map has no data, the nearest known bed where there is none")
-    map_layout.add_map_arguments(parser)
-    parser.add_argument("--show", action="store_true", help="also show the figure on screen")
-    args = parser.parse_args(argv)
-    if args.reconstruct == (args.output is not None):
-        raise InputError("expected either --output FINE.nc, to downscale the map, or "
-                         "--reconstruct, to test the run on it")
-    if args.fill_missing and args.reconstruct:
-        raise InputError("--fill-missing changes the file of --output; leave it out here")
-    if args.bed_time is not None and args.bed is None:
-        raise InputError("--bed-time selects a time of the bed file; add --bed BED.nc")
-    command_line.check_run_name(args.run)
-    # At most 9 digits: int() of a longer text may be no index of any array.
-    is_index = re.fullmatch(r"-?\d{1,9}", args.time)
-    if not is_index and (args.reconstruct or not re.fullmatch(
-            r"all|(-?\d{1,9})?:(-?\d{1,9})?", args.time)):
-        raise InputError(f"--time {args.time[:20]}: expected a time index"
-                         + ("" if args.reconstruct else ", a range N:M, or all"))
-    args.time = int(args.time) if is_index else args.time
-    strip = re.fullmatch(r"0*([1-9]\d*)/0*([1-9]\d*)", args.strip or "1/1")
-    strip = strip and tuple(map(int, strip.groups()))
-    if not strip or strip[0] > strip[1] or (args.strip and args.reconstruct):
-        raise InputError(f"--strip {args.strip}: expected K/N with K from 1 to N, and --output")
-    args.strip = strip
-    return args
-
-
 def main(argv=None):
     """Run the command."""
-    args = parse_arguments(argv)
+    args = downscaling_options.parse_downscaling_arguments(__doc__, argv)
     options = map_layout.parse_map_options(args)
     figures.select_backend(args.show)
     files.choose_checkpoints(args.run)  # this program reads runs and writes none
