@@ -38,7 +38,7 @@ import model
 import utils
 from icesheet import (
     beds, checkpoints, command_line, downscaling_options, figures, files, fine_map, map_files,
-    map_layout, reconstruction, tiles, uncertainty)
+    map_layout, reconstruction, subgrid, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.settings import get_densities, needs_topg, with_densities, with_self_ensemble
@@ -382,8 +382,12 @@ def main(argv=None):
         run_reconstruction_test(args.run, args.map, args.bed, args.scale, args.time, bed_time,
                                 options, args.self_ensemble)
     else:
+        if args.coarse_output:  # before the work
+            files.check_output_path(args.coarse_output, args.map, args.bed, args.output)
         downscale_map(args.run, args.map, args.output, args.bed, args.scale, args.time, bed_time,
                       options, args.self_ensemble, args.strip, args.fill_missing)
+        if args.coarse_output:
+            subgrid.write_subgrid_file(args.coarse_output, args.output)
     if args.show:
         figures.show()
     return 0

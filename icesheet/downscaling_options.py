@@ -7,11 +7,8 @@ from icesheet.command_line import InputError
 from icesheet.settings import SCALES, SELF_ENSEMBLE_MEMBERS
 
 
-def parse_downscaling_arguments(doc, argv=None):
-    """Return the checked arguments; `time` is an index (int) or a range, `strip` is (K, N).
-
-    doc: description of the command, for --help. Raises InputError for what does not fit together.
-    """
+def make_downscaling_parser(doc):
+    """Return the parser of the options; doc: description of the command, for --help."""
     parser = command_line.make_argument_parser(doc)
     parser.add_argument("map", metavar="MAP.nc",
                         help="input map; its thickness values are taken as cell means")
@@ -33,14 +30,27 @@ def parse_downscaling_arguments(doc, argv=None):
                         "together equal the undivided result bit for bit")
     parser.add_argument("--fill-missing", action="store_true", help="write no NaN: 0 m of ice "
                         "where the map has no data, the nearest known bed where there is none")
+    parser.add_argument("--coarse-output", metavar="COARSE.nc", help="also write sub-grid fields "
+                        "on the cells of MAP.nc: area fractions of ice, grounded and floating ice "
+                        "and pinning points, mean and standard deviation of thickness and bed")
     map_layout.add_map_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also show the figure on screen")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_downscaling_arguments(doc, argv=None):
+    """Return the checked arguments; `time` is an index (int) or a range, `strip` is (K, N).
+
+    Raises InputError for what does not fit together.
+    """
+    args = make_downscaling_parser(doc).parse_args(argv)
     if args.reconstruct == (args.output is not None):
         raise InputError("expected either --output FINE.nc, to downscale the map, or "
                          "--reconstruct, to test the run on it")
-    if args.fill_missing and args.reconstruct:
-        raise InputError("--fill-missing changes the file of --output; leave it out here")
+    for option in ("fill_missing", "coarse_output"):
+        if args.reconstruct and getattr(args, option):
+            raise InputError(f"--{option.replace('_', '-')} is about the file of --output; leave "
+                             "it out here")
     if args.bed_time is not None and args.bed is None:
         raise InputError("--bed-time selects a time of the bed file; add --bed BED.nc")
     command_line.check_run_name(args.run)

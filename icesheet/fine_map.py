@@ -93,7 +93,8 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missin
             source["citation"] for source in sources))),
         "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
         "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
-        "strip": "{}/{}".format(*strip), "self_ensemble": effective["self_ensemble"],
+        "scale": scale, "strip": "{}/{}".format(*strip),
+        "self_ensemble": effective["self_ensemble"],
         "fill_missing": "yes" if fill_missing else "no",
         "model_run": run, "model_settings": json.dumps(settings),
         "model_weights_sha256": weights_sha256,
@@ -293,11 +294,6 @@ def is_up_to_date(path, ice_map, output, attributes):
                 getattr(ds, name, None) != value for name, value in attributes.items()
                 if name not in ("history", "comment", "model_scores")):
             return False
-        for variable in ds.variables.values():
-            n_rows = variable.shape[-2] if variable.ndim > 1 else 1
-            for time_number in np.ndindex(variable.shape[:-2]):  # in parts: it may be large
-                for start in range(0, n_rows, output["chunk_cells"]):
-                    rows = slice(start, start + output["chunk_cells"])
-                    variable[(*time_number, rows) if variable.ndim > 1 else ...]
+        map_files.read_every_chunk(ds, output["chunk_cells"])
         return True
     return False

@@ -108,6 +108,16 @@ def open_netcdf(path):
     return ds
 
 
+def read_every_chunk(ds, rows_per_read=1000):
+    """Read all values of a file in parts; an OSError or RuntimeError where a checksum is wrong."""
+    for variable in ds.variables.values():
+        n_rows = variable.shape[-2] if variable.ndim > 1 else 1
+        for time_number in np.ndindex(variable.shape[:-2]):
+            for start in range(0, n_rows, rows_per_read):
+                rows = slice(start, start + rows_per_read)
+                variable[(*time_number, rows) if variable.ndim > 1 else ...]
+
+
 def describe_lock_problem(path):
     """Return why HDF5 cannot lock a file, with what to do; "" if it can."""
     with open(path, "rb") as file, contextlib.suppress(ImportError):
