@@ -154,7 +154,7 @@ def make_patches(ice_map, scale, degrade="bicubic", split_method="random", test_
             "source": ice_map["name"], "source_sha256": ice_map["sha256"],
             "source_title": ice_map["title"],
             **{key: ice_map[key] for key in ("citation", "time_label", "synthetic", "spacing_m",
-                                             "variables_read", "crs")},
+                                             "variables_read", "crs", "sea_level_m")},
             "time_index": -1 if ice_map["time_index"] is None else ice_map["time_index"],
             "degrade": degrade, "split_method": split_method, "test_size": test_size, "seed": seed,
             "window": [float(edge) for edge in window], "thk_max_m": thk_max_m,
@@ -228,7 +228,8 @@ def make_missing_patches(path, why_not, scale, wanted, input_file, options):
 
     path, why_not: of find_patches. Raises InputError if the map now gives other patches.
     """
-    ice_map = load_map(input_file, time_index=wanted.get("time_index", -1), options=options)
+    ice_map = load_map(input_file, time_index=wanted.get("time_index", -1),
+                       options=options | {"sea_level_m": wanted.get("sea_level_m")})
     recorded_options = {key: wanted[key] for key in ("degrade", "test_size", "seed", "window",
                                                      "split_method") if key in wanted}
     print(f"{path}: {why_not or 'no such file'}; patches of {ice_map['name']} are made first "

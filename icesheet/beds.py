@@ -4,7 +4,7 @@ A *bed* is a dict, made by `bed_in_memory` or `open_bed`:
     x, y, spacing_m, name, path, sha256, crs, citation, time_label, variables_read, notes    as in
                     a map (see the top of map_files.py)
     read_topg       function of two slices (rows, columns) of the ascending axes: bed elevation
-                    [m], (y, x) float32, NaN where missing
+                    above the sea level [m], (y, x) float32, NaN where missing
     read_topg_std   the same of its standard error [m]; None if there is none
     change          a bed: change of elevation [m] that is added to this one; None if there is none
 """
@@ -38,11 +38,11 @@ def bed_in_memory(ice_map):
 
 
 @contextlib.contextmanager
-def open_bed(path, time_index=-1, names=None, units=None):
+def open_bed(path, time_index=-1, names=None, units=None, sea_level_m=None):
     """Open the bed of a map file and yield it as a bed; it may be far larger than memory.
 
     The file is open as long as the block lasts. time_index: of a bed with a time axis, -1 is the
-    last; names, units: as in map_files.read_map.
+    last; names, units, sea_level_m: as in map_files.read_map.
     Raises InputError as read_map does, and if there is no bed in the file.
     """
     file_state = map_files.read_file_state(path)
@@ -50,6 +50,7 @@ def open_bed(path, time_index=-1, names=None, units=None):
         names = {field: name for field, name in (names or {}).items()
                  if field.startswith("topg") or (field in "xy" and name in ds.variables)}
         layout = map_layout.find_fields_and_axes(ds, path, names, map_layout.BED_FIELDS, units)
+        layout["sea_level_m"] = sea_level_m or 0.0
         variables = layout["fields"]
         (x_dim, x, metres_per_unit), (y_dim, y, _) = (layout["axes"][name] for name in "xy")
 
@@ -108,7 +109,7 @@ def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=No
     """Open the bed to use with a map: from bed_file if given, else the map's own, else None.
 
     A bed file is taken as the bed of the first time of the map; if the map's own bed changes, that
-    change is added. options: names and units of map_layout.parse_map_options.
+    change is added. options: names, units and sea_level_m of map_layout.parse_map_options.
     Raises InputError if the run needs a bed and there is none, or if the file has another
     projection or does not overlap the map.
     """
@@ -120,7 +121,7 @@ def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=No
                              "with --channels thk")
         yield bed_in_memory(ice_map)
         return
-    options = {key: (options or {}).get(key) for key in ("names", "units")}
+    options = {key: (options or {}).get(key) for key in ("names", "units", "sea_level_m")}
     with open_bed(bed_file, time_index, **options) as bed:
         note = check_same_place(bed, ice_map)
         map_files.print_notes(f"bed {bed['name']}", (

@@ -426,8 +426,8 @@ def plot_downscaled(path, ice_map, settings, scale):
              f"{settings['run']}")
     change = np.nan_to_num(thk - coarse)
     return plot_map(mark_synthetic(title, ice_map["synthetic"]), x, y, panels,
-                    (thk, topg, get_densities(settings["data"])), error_colour_limit_m(change),
-                    change)
+                    (thk, None if topg is None else topg - ice_map["sea_level_m"],
+                     get_densities(settings["data"])), error_colour_limit_m(change), change)
 
 
 def find_worst_square(field, side):

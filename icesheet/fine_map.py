@@ -34,7 +34,7 @@ OUTPUT_VARIABLES = {
         "flag_values": np.arange(len(utils.CELL_TYPES), dtype=np.int8),
         "flag_meanings": " ".join(utils.CELL_TYPES), "long_name": "type of the cell",
         "comment": f"ice: thk > {utils.MIN_ICE_THICKNESS_M:g} m; floating: thinner than flotation "
-                   "thickness (global attribute densities)"}),
+                   "thickness (global attributes densities and sea_level_m)"}),
 }
 
 
@@ -59,6 +59,7 @@ def make_provenance(settings, ice_map, bed, scale, weights_sha256):
         ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))} if bed else {}
     return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
             "map_sha256": ice_map["sha256"], "time_label": ice_map["time_label"], **bed_provenance,
+            "sea_level_m": ice_map["sea_level_m"],
             "citation": ice_map["citation"], "synthetic": ice_map["synthetic"],
             "weights_sha256": weights_sha256, "settings": settings}
 
@@ -93,7 +94,7 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missin
             source["citation"] for source in sources))),
         "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
         "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
-        "scale": scale, "strip": "{}/{}".format(*strip),
+        "sea_level_m": ice_map["sea_level_m"], "scale": scale, "strip": "{}/{}".format(*strip),
         "self_ensemble": effective["self_ensemble"],
         "fill_missing": "yes" if fill_missing else "no",
         "model_run": run, "model_settings": json.dumps(settings),
@@ -167,8 +168,11 @@ def has_separate_bed(ice_map, bed):
     return bool(bed) and bed["path"] != ice_map["path"]
 
 
-def derive_fields(thickness, read, densities):
-    """Return the variables of a tile {name: (y, x)}; thickness, read: of downscale_tiles."""
+def derive_fields(thickness, read, densities, sea_level_m):
+    """Return the variables of a tile {name: (y, x)}; thickness, read: of downscale_tiles.
+
+    sea_level_m: height of the sea level in the map, in whose heights bed and surface are returned.
+    """
     thk, topg = thickness["model"], read["topg_read"]
     fields = {"thk": thk, "thk_source": read["source"]}
     if "uncertainty" in thickness:
@@ -177,7 +181,8 @@ def derive_fields(thickness, read, densities):
         usrf = utils.surface_from_thickness(thk, topg, densities)
         if read["usrf_read"] is not None:
             usrf = np.where(np.isnan(usrf), read["usrf_read"], usrf)
-        fields |= {"topg": topg, "usrf": usrf, "mask": utils.classify_cells(thk, topg, densities)}
+        fields |= {"topg": topg + np.float32(sea_level_m), "usrf": usrf + np.float32(sea_level_m),
+                   "mask": utils.classify_cells(thk, topg, densities)}
     return fields
 
 
@@ -225,7 +230,8 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                     put_time(ds, output["time_axis"], number)
                 statistics["volume"] += ice_map["thk"].sum(dtype=float)
                 for rows, columns, thickness, read in tiles_of_map:
-                    fields = derive_fields(thickness, read, output["densities"])
+                    fields = derive_fields(thickness, read, output["densities"],
+                                           first_map["sea_level_m"])
                     rows_in_file = slice(rows.start - first_row, rows.stop - first_row)
                     with files.explain_write_errors(path):
                         put_fields(ds, fields, number, rows_in_file, columns, flips)

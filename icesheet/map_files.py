@@ -4,8 +4,10 @@ A *map* is a dict of gridded fields, made by `make_map` or read by `read_map`:
     x, y            cell centres [m], 1-D, ascending
     spacing_m       side of a cell [m]
     thk             ice thickness [m], (y, x) float32, no NaN: missing thickness is no ice
-    topg            bed elevation [m], (y, x) float32, NaN where missing; None if there is none
-    usrf            surface elevation [m], like topg; read only where it is needed
+    topg            bed elevation above the sea level [m], (y, x) float32, NaN where missing; None
+                    if there is none
+    usrf            surface elevation, like topg; read only where it is needed
+    sea_level_m     height of the sea level in the file [m]: the file has topg + sea_level_m
     topg_change     change of the bed since the first time [m], (y, x); None if it is constant
     topg_std        standard error of the bed [m], (y, x); None if the file has none
     no_data         (y, x) bool: neither thickness nor bed is known
@@ -44,6 +46,7 @@ from icesheet.units import is_above_ellipsoid, parse_length_units
 
 PLAUSIBLE_M = {"thk": (-np.inf, 6000), "topg": (-13000, 9000), "usrf": (-13000, 9000),
                "lsrf": (-13000, 9000), "topg_std": (-np.inf, 9000)}
+ELEVATIONS = ("topg", "usrf", "lsrf")
 UNDECLARED_FILLS = (-9999, -99999, -32767, 32767, -32768, 32768)
 # Magnitudes of further ones: powers of ten, limits of types, NetCDF's defaults.
 HUGE_FILLS = np.array([*(10.0**n for n in range(10, 39)), 2.0**31, 2.0**31 - 1, 2.0**63,
@@ -72,11 +75,11 @@ def make_map(x, y, thk, topg=None, usrf=None, **attributes):
         "x": x, "y": y, "spacing_m": float(x[-1] - x[0]) / (len(x) - 1),
         "thk": np.where(missing | negative, 0, thk).astype(np.float32), "topg": topg, "usrf": usrf,
         "no_data": missing if topg is None else missing & np.isnan(topg),
-        "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()),
-        "crs": {}, "time_index": None, "time_label": "", "times": None, "topg_change": None,
-        "topg_std": None, "time_axis": None, "flips": (1, 1), "variables_read": "", "notes": (),
-        "path": None, "file_state": None, "name": "a map", "sha256": "", "title": "",
-        "citation": "", "synthetic": False} | attributes
+        "n_missing_thk": int(missing.sum()), "n_negative_thk": int(negative.sum()), "crs": {},
+        "time_index": None, "time_label": "", "times": None, "topg_change": None,
+        "topg_std": None, "sea_level_m": 0.0, "time_axis": None, "flips": (1, 1),
+        "variables_read": "", "notes": (), "path": None, "file_state": None, "name": "a map",
+        "sha256": "", "title": "", "citation": "", "synthetic": False} | attributes
 
 
 def open_netcdf(path):
@@ -153,9 +156,9 @@ def read_field(layout, field, time_index, path, counts=None, rows=slice(None),
                columns=slice(None)):
     """Read a field of a map as (y, x) float32 [m], NaN where missing.
 
-    layout: of map_layout.find_fields_and_axes; rows, columns: slices of the file's own axes;
-    counts: {text with {}: number of missing cells}, added to. Raises InputError for values that
-    cannot be right.
+    layout: of map_layout.find_fields_and_axes, and sea_level_m, above which elevations are
+    returned; rows, columns: slices of the file's own axes; counts: {text with {}: number of missing
+    cells}, added to. Raises InputError for values that cannot be right.
     """
     variable, (x_dim, y_dim) = layout["fields"][field], (layout["axes"][name][0] for name in "xy")
     if not {x_dim, y_dim} <= set(variable.dimensions):
@@ -181,6 +184,8 @@ def read_field(layout, field, time_index, path, counts=None, rows=slice(None),
         raise InputError(f"{path}: {variable.name} is {values[tuple(wrong[0])]:g} m in cell "
                          f"{place} and out of range in {len(wrong)} cells, expected {expected}; "
                          "check its units and fill values")
+    if field in ELEVATIONS:  # so flotation, and all that follows from it, needs no sea level
+        values -= layout["sea_level_m"]
     return (values.T if axis_order == [x_dim, y_dim] else values).astype(np.float32)
 
 
@@ -218,10 +223,11 @@ def mask_fills(variable, field, index, path, counts):
     return values
 
 
-def derive_bed(thk, usrf, densities, notes):
+def derive_bed(thk, usrf, densities, sea_level_m, notes):
     """Return the bed [m] of a map without one, surface - thickness, for grounded ice and land.
 
-    NaN in open ocean. None if some of the ice floats, as its bed does not follow.
+    NaN in open ocean, whose surface may be at 0 m in the file, or at its sea level. None if some of
+    the ice floats, as its bed does not follow.
     """
     thk = np.where(np.isnan(thk), 0, thk)
     n_floating = np.count_nonzero(utils.is_ice(thk) & (
@@ -231,7 +237,8 @@ def derive_bed(thk, usrf, densities, notes):
                      "cells of ice float; give one with --bed")
         return None
     notes.append("no bed: surface - thickness assumed, the surface where there is no ice")
-    return np.where(~utils.is_ice(thk) & (usrf == 0), np.nan, usrf - thk).astype(np.float32)
+    is_sea = ~utils.is_ice(thk) & np.isin(usrf, np.float32((0, -sea_level_m)))
+    return np.where(is_sea, np.nan, usrf - thk).astype(np.float32)
 
 
 def find_citation(ds):
@@ -278,7 +285,8 @@ def check_surface(layout, fields, time_index, path, densities):
                 "quantity, name the right variables with --variables")
 
 
-def read_map(path, time_index=-1, names=None, units=None, densities=None, first=None):
+def read_map(path, time_index=-1, names=None, units=None, densities=None, first=None,
+             sea_level_m=None):
     """Read an ice-sheet map in any of the usual layouts; returns a map (keys: top of this file).
 
     Variables are recognised by CF standard name, then by name; any axis order; y up or down; m or
@@ -286,12 +294,14 @@ def read_map(path, time_index=-1, names=None, units=None, densities=None, first=
     without a bed usrf - thk.
     time_index: of a file with a time axis, from 0; -1 is the last. names: {field: variable};
     units: {field or x, y: m or km}, instead of the file's; densities: of ice and sea water
-    [kg m-3]; first: a map read before from the same file.
+    [kg m-3]; first: a map read before from the same file; sea_level_m: height of the sea level in
+    the file (None: 0 m).
     Raises InputError, which names the file and what to do, also if the file changes meanwhile.
     """
     file_state = first["file_state"] if first else read_file_state(path)
     with open_netcdf(path) as ds:
         layout = map_layout.find_fields_and_axes(ds, path, names or {}, units=units)
+        layout["sea_level_m"] = sea_level_m or 0.0
         (x_dim, x, metres_per_unit), (y_dim, y, _) = layout["axes"]["x"], layout["axes"]["y"]
         dx, dy = abs(x[1] - x[0]), abs(y[1] - y[0])
         if not np.isclose(dx, dy, rtol=1e-3):
@@ -304,6 +314,7 @@ def read_map(path, time_index=-1, names=None, units=None, densities=None, first=
         main_field = layout["fields"]["thk" if "thk" in layout["fields"] else "usrf"]
         selection = select_time_index(main_field, x_dim, y_dim, time_index, path, True)
         attributes = read_attributes(ds, path) | {
+            "sea_level_m": layout["sea_level_m"],
             "crs": projections.read_crs(ds, main_field, notes, metres_per_unit),
             "time_index": selection[1], "time_label": describe_time(ds, *selection),
             "times": selection[::2] if selection[0] else next((
@@ -357,7 +368,8 @@ def read_fields(layout, time_index, path, densities):
     notes += [text.replace("{}", str(n)) for text, n in counts.items() if n]
     notes += describe_ellipsoidal_heights(variables)
     if fields["topg"] is None and fields["usrf"] is not None:
-        fields["topg"] = derive_bed(fields["thk"], fields["usrf"], densities, notes)
+        fields["topg"] = derive_bed(fields["thk"], fields["usrf"], densities,
+                                    layout["sea_level_m"], notes)
     elif fields["topg"] is not None and select_time_index(
             variables["topg"], axes["x"][0], axes["y"][0], -1, path)[2] > 1:
         fields["topg_change"] = fields["topg"] - read("topg", 0)
@@ -368,8 +380,8 @@ def describe_ellipsoidal_heights(variables):
     """Return a list with a warning if elevations {field: variable} are above an ellipsoid."""
     names = [variables[field].name for field in ("topg", "usrf", "lsrf")
              if field in variables and is_above_ellipsoid(variables[field])]
-    return [f"warning: {' and '.join(names)} above an ellipsoid: flotation takes 0 m for sea "
-            "level; subtract the height of the geoid first"] if names else []
+    return [f"warning: {' and '.join(names)} above an ellipsoid: flotation needs heights above "
+            "sea level; subtract the height of the geoid first"] if names else []
 
 
 def print_notes(name, notes):

@@ -36,13 +36,15 @@ VARIABLE_NAMES = {
 }
 MAP_FIELDS = ("thk", "topg", "usrf", "lsrf", "topg_std")
 BED_FIELDS = ("topg", "topg_std")
-DEFAULT_OPTIONS = {"names": {}, "units": {}, "densities": None}  # as parse_map_options returns
+# What parse_map_options returns without any option.
+DEFAULT_OPTIONS = {"names": {}, "units": {}, "densities": None, "sea_level_m": None}
+MAX_SEA_LEVEL_M = 500
 MIN_DOMAIN_WIDTH_M = 5000  # a narrower axis without units is in km: no ice sheet is 5 km wide
 MAX_COORDINATE_M = 2e7  # no place is farther from the origin of a projection
 
 
 def add_map_arguments(parser):
-    """Add the options of all scripts that read a map: its variables, their units, densities."""
+    """Add the options of all scripts that read a map: variables, units, densities, sea level."""
     parser.add_argument("--variables", nargs="+", action="extend", metavar="FIELD=VAR",
                         help="names of variables that are not recognised automatically, e.g. "
                         "thk=VAR topg=VAR (also usrf, lsrf, topg_std, x, y)")
@@ -53,6 +55,8 @@ def add_map_arguments(parser):
     parser.add_argument("--densities", type=float, nargs=2, metavar=("ICE", "SEA"),
                         help="densities of ice and sea water [kg m-3] (default: those of the run, "
                              "or {:g} {:g})".format(*utils.DENSITIES))
+    parser.add_argument("--sea-level", type=float, metavar="M", help="height of the sea level in "
+                        "the map and the bed [m], for flotation (default: 0)")
 
 
 def parse_map_options(args):
@@ -61,7 +65,7 @@ def parse_map_options(args):
         if "=" not in word:
             raise InputError(f"--units is now --xy-units; units of a field: --units {word}: "
                              "expected FIELD=m or FIELD=km")
-    for name in ("variables", "xy_units", "units"):
+    for name in ("variables", "xy_units", "units", "sea_level"):
         if getattr(args, name) and vars(args).get("input", "") is None:
             raise InputError(f"--{name.replace('_', '-')} describes the input map; add --input "
                              "MAP.nc")
@@ -76,7 +80,11 @@ def parse_map_options(args):
     if args.densities and not 500 < args.densities[0] < args.densities[1] < 1500:
         raise InputError("--densities {:g} {:g}: expected the densities of ice and of sea water, "
                          "500 to 1500 kg m-3, ice lighter".format(*args.densities))
-    return {"names": names, "units": units, "densities": args.densities}
+    if args.sea_level is not None and not abs(args.sea_level) <= MAX_SEA_LEVEL_M:
+        raise InputError(f"--sea-level {args.sea_level:g}: expected metres, -{MAX_SEA_LEVEL_M} to "
+                         f"{MAX_SEA_LEVEL_M}")
+    return {"names": names, "units": units, "densities": args.densities,
+            "sea_level_m": args.sea_level}
 
 
 def parse_pairs(option, pairs, fields, what):

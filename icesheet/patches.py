@@ -311,19 +311,25 @@ def wanted_contents(run, run_data=None, input_file=None, source="any", options=N
     other arguments: of load_or_make_patches. `variables` is what the user asked for, ["thk = H"].
     Raises InputError if the run was trained on another map than the given one.
     """
-    given = {}
+    given, sea_level_m = {}, (options or {}).get("sea_level_m")
     if input_file is not None:
         names = (options or {}).get("names") or {}
         given = {"source": Path(input_file).name, "source_sha256": files.hash_file(input_file),
                  "variables": [f"{field} = {names[field]}" for field in names if field not in "xy"]}
     elif source == "synthetic":
         given = {"source": "the synthetic ice sheet", "source_sha256": "", "synthetic": True}
+    if sea_level_m is not None:
+        given["sea_level_m"] = sea_level_m
     if run_data is None:
         return given or ({"synthetic": False} if source == "map" else {})
     if given.get("source_sha256", run_data["source_sha256"]) != run_data["source_sha256"]:
         raise InputError(f"run {run} was trained on {run_data['source']}, not on "
                          f"{given['source']}; give that map with --input, choose another --run, or "
                          "train it again with --restart")
+    run_data = {"sea_level_m": 0.0} | run_data
+    if given.get("sea_level_m", run_data["sea_level_m"]) != run_data["sea_level_m"]:
+        raise InputError(f"run {run} was trained with --sea-level {run_data['sea_level_m']:g}, not "
+                         f"{sea_level_m:g}; leave the option out, or choose another --run")
     ignored = ("densities", *(OF_THE_SPLIT if run_data["fold"] else ()))  # a fold is split later
     return given | {key: value for key, value in run_data.items() if key not in ignored}
 

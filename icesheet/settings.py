@@ -40,9 +40,11 @@ PATCH_FILE_ATTRIBUTES = {
     "topg_norm_m": (float, "largest height or depth of their bed [m]: the same; 0 without a bed"),
     "densities": ([float] * 2, "of ice and sea water [kg m-3], for flotation"),
     "variables_read": (str, "which variables of the map were read"),
+    "sea_level_m": (float, "height of the sea level in the map file, above which patches are"),
 }
 # Files of older versions lack these.
-DEFAULTS_FOR_OLDER_FILES = {"densities": list(utils.DENSITIES), "variables_read": ""}
+DEFAULTS_FOR_OLDER_FILES = {"densities": list(utils.DENSITIES), "variables_read": "",
+                            "sea_level_m": 0.0}
 PATCH_FILE_SCHEMA = {key + "?" * (key in DEFAULTS_FOR_OLDER_FILES): schema
                      for key, (schema, _) in PATCH_FILE_ATTRIBUTES.items()}
 
@@ -180,6 +182,8 @@ def hash_settings(settings):
             if key in settings and key not in ignored}
     kept["data"] = DEFAULTS_FOR_OLDER_FILES | kept["data"]
     kept["data"].pop("variables_read")  # unknown of older files
+    if kept["data"]["sea_level_m"] == 0:  # so that older runs keep their checksum
+        del kept["data"]["sea_level_m"]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

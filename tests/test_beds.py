@@ -1,11 +1,17 @@
 """Beds: read in parts, of any time, from files or from a map in memory."""
 
+import netCDF4
 import numpy as np
 import pytest
+from conftest import SMALL_WINDOW, example_settings
+from test_downscale import downscaled, save_map, write_run
 from test_map_layout import METRES, THK, TOPG, X, Y, standard_map
 
+import prepare_data
 from icesheet import beds, map_files
 from icesheet.command_line import InputError
+from icesheet.patches import find_mismatch, read_patches, wanted_contents
+from icesheet.settings import hash_settings
 
 
 def test_a_bed_file_has_a_time_index_of_its_own(tmp_path):
@@ -41,3 +47,66 @@ def test_a_bed_of_the_same_numbers_is_not_another_one(tmp_path):
     with beds.open_bed(tmp_path / "bed.nc") as bed:
         assert beds.describe_bed_difference(ice_map, smooth, bed) == [
             "warning: the bed of bed.nc is not that of map.nc: RMS 7.0 m under ice"]
+
+
+# ---------------------------------------------------------------- another sea level
+
+
+@pytest.mark.usefixtures("quick_figures", "uncompiled")
+def test_a_slab_floats_at_one_sea_level_and_grounds_at_another(folder, capsys):
+    """1000 m of ice are afloat in 892.5 m of water; heights in files stay in their datum."""
+    write_run(first_guess="bicubic", channels="thk+topg")
+    save_map("coarse.nc", np.full((4, 5), 1000.0), np.full((4, 5), -850.1))
+    for argv in ([], ["--bed", "coarse.nc"]):
+        for sea_level, kind, usrf in ((0, 2, 149.9), (100, 3, 100 + 1000 * (1 - 917 / 1027.5)),
+                                      (40, 2, 149.9), (-500, 2, 149.9)):
+            sea = ["--sea-level", str(sea_level)]
+            fine = downscaled("--run", "made", *sea, *argv)
+            assert (fine["mask"] == kind).all()
+            np.testing.assert_allclose(fine["usrf"], usrf, atol=1e-3)
+            np.testing.assert_allclose(fine["topg"], -850.1, atol=1e-3)
+        assert "left as it is" not in capsys.readouterr().out
+        downscaled("--run", "made", *sea, *argv)
+        assert "left as it is" in capsys.readouterr().out
+        with netCDF4.Dataset("fine.nc") as ds:
+            assert ds.sea_level_m == -500
+
+
+def test_elevations_are_read_above_the_sea_level(tmp_path):
+    """A surface is checked above it; open ocean may be at it, or at 0 m, and has no bed."""
+    usrf = TOPG + THK
+    usrf[0, 0], usrf[1, 1], usrf[0, 1] = -120.3, 0, -20.3  # ocean, ocean, land
+    thk = THK * (THK > 100) + 0.0
+    path = standard_map(tmp_path / "map.nc", topg=None, thk=(("y", "x"), thk, METRES),
+                        usrf=(("y", "x"), usrf + 1000 * (thk > 0), METRES))
+    ice_map = map_files.read_map(path, sea_level_m=-120.3)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(ice_map["topg"])), [[0, 0], [1, 1]])
+    assert ice_map["topg"][0, 1] == pytest.approx(100)
+    path = standard_map(tmp_path / "float.nc", **{  # that would ground if the sea were at 0 m
+        name: (("y", "x"), np.full(THK.shape, value), METRES)
+        for name, value in (("thk", 600), ("topg", -500), ("usrf", 214.5))})
+    for sea_level_m in (0, 150):
+        notes = map_files.read_map(path, sea_level_m=sea_level_m)["notes"]
+        assert any("is not the bed" in note for note in notes) == (sea_level_m == 0)
+
+
+def test_a_run_knows_the_sea_level_of_its_patches(folder, small_map):
+    """It changes the checksum of the settings; 0 m is that of runs which do not know any."""
+    options = {"sea_level_m": 30.0}
+    data = {}
+    for name, sea_level_m in (("", None), ("sea", 30.0)):
+        ice_map = prepare_data.load_map(small_map, options={"sea_level_m": sea_level_m})
+        path = prepare_data.prepare(4, ice_map, window=SMALL_WINDOW, output=f"{name}.nc")
+        data[name] = read_patches(path)
+    np.testing.assert_allclose(data[""]["topg"] - data["sea"]["topg"], 30, atol=1e-2)
+    old, new = (data[name]["data"] for name in ("", "sea"))
+    assert (old["sea_level_m"], new["sea_level_m"]) == (0, 30)
+    older = {key: value for key, value in old.items() if key != "sea_level_m"}
+    checksums = [hash_settings(example_settings(data=about)) for about in (older, old, new)]
+    assert checksums[0] == checksums[1] != checksums[2]
+    with pytest.raises(InputError, match="tiny was trained with --sea-level 0, not 30"):
+        wanted_contents("tiny", older, small_map, options=options)
+    assert "sea_level_m 0.0 -> 30.0" in find_mismatch(
+        data["sea"], 4, wanted_contents("tiny", older))
+    assert not find_mismatch(data["sea"], 4, wanted_contents("tiny", None, small_map,
+                                                             options=options))

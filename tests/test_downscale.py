@@ -932,6 +932,7 @@ def test_runs_are_looked_for_beside_the_script_too(folder, monkeypatch, capsys):
     (["gone.nc", "--run", "made", "--output", "f.nc"], "gone.nc"),
     (["coarse.nc", "--run", "none", "--reconstruct"], "train"),
     (["times.nc", "--run", "flat", "--time", "3", "--output", "f.nc"], "index 3 does not exist"),
+    (["coarse.nc", "--run", "made", "--output", "f.nc", "--sea-level", "nan"], "--sea-level nan"),
 ])
 def test_bad_requests_are_one_line(folder, capsys, argv, words):
     write_run()
