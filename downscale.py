@@ -228,15 +228,16 @@ def print_job(ice_map, settings, scale):
 
 
 def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=-1, bed_time=-1,
-                  options=None, self_ensemble=None, strip=(1, 1), fill_missing=False):
+                  options=None, self_ensemble=None, strip=(1, 1), fill_missing=False,
+                  reference=None):
     """Downscale a coarse map with a run: write `output` (CF-1.8 NetCDF) and a figure of it.
 
     time_option: see select_times; options: of map_layout.parse_map_options; self_ensemble: see
     settings.with_self_ensemble; strip: (K, N), see list_tiles, a strip has no figure; fill_missing:
-    see tiles.read_tile.
+    see tiles.read_tile; reference: (path, time index) of the reference bed, see open_bed_for_map.
     """
     # Before anything is computed: the output must not destroy what is read.
-    files.check_output_path(output, map_file, bed_file)
+    files.check_output_path(output, map_file, bed_file, reference and reference[0])
     options = map_layout.DEFAULT_OPTIONS | (options or {})
     settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
     files.check_output_path(output, settings["patches"])
@@ -248,7 +249,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     strip_tiles = list_tiles(ice_map["thk"].shape, settings, scale, strip=strip)
     fine_rows = slice(scale * strip_tiles[0][0][0].start, scale * strip_tiles[-1][0][0].stop)
     halo, size = tile_halo_and_size(settings, scale)
-    with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options) as bed:
+    with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options, reference) as bed:
         crs, notes = fine_map.choose_crs_and_note(ice_map, bed)
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
                                               fill_missing, weights_sha256,
@@ -268,9 +269,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
                                               label=label.format(number), strip=strip,
                                               fill_missing=fill_missing))
                 for number, (map_at_time, bed_at_time) in enumerate(slices, 1))
-            for note in fine_map.write_tiles(output, tiles_by_time, ice_map, bed, layout,
-                                             attributes):
-                print(note)
+            fine_map.write_tiles(output, tiles_by_time, ice_map, bed, layout, attributes)
             print(f"wrote    {output}")
     if strip == (1, 1):
         save_figure_or_warn(
@@ -321,7 +320,7 @@ def reconstruct(chain, fine, coarse, settings, scale):
 
 
 def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index=-1, bed_time=-1,
-                            options=None, self_ensemble=None):
+                            options=None, self_ensemble=None, reference=None):
     """Coarsen a fine map to cell means, reconstruct it with a run and score it against the map.
 
     Writes results/<run>/reconstruction_<map>_x<scale>_<checksum>.json and .png; returns the
@@ -333,13 +332,12 @@ def run_reconstruction_test(run, map_file, bed_file=None, scale=None, time_index
     map_options = map_options_with_separate_bed(options, settings, bed_file)
     ice_map = map_files.read_map(map_file, time_index, **map_options)
     map_files.print_map_summary(ice_map)
-    with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options) as bed:
+    with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options, reference) as bed:
         if bed_file is not None:
-            topg = beds.regrid_bed(bed, ice_map["x"], ice_map["y"])
-            if ice_map["topg"] is not None:
-                for note in beds.describe_bed_difference(ice_map, topg, bed):
-                    print(note)
-            ice_map["topg"] = topg
+            for note in [*beds.describe_bed_change(ice_map, bed),
+                         *beds.describe_bed_difference(ice_map, bed)]:
+                print(note)
+            topg = ice_map["topg"] = beds.regrid_bed(bed, ice_map["x"], ice_map["y"])
             # As in a coarse map: no thickness over a known bed means that there is no ice.
             ice_map["no_data"] &= np.isnan(topg)
     # A bed file may overlap the map without a single value there.
@@ -380,12 +378,13 @@ def main(argv=None):
     bed_time = -1 if args.bed_time is None else args.bed_time
     if args.reconstruct:
         run_reconstruction_test(args.run, args.map, args.bed, args.scale, args.time, bed_time,
-                                options, args.self_ensemble)
+                                options, args.self_ensemble, args.reference)
     else:
         if args.coarse_output:  # before the work
-            files.check_output_path(args.coarse_output, args.map, args.bed, args.output)
+            files.check_output_path(args.coarse_output, args.map, args.bed, args.reference_bed,
+                                    args.output)
         downscale_map(args.run, args.map, args.output, args.bed, args.scale, args.time, bed_time,
-                      options, args.self_ensemble, args.strip, args.fill_missing)
+                      options, args.self_ensemble, args.strip, args.fill_missing, args.reference)
         if args.coarse_output:
             subgrid.write_subgrid_file(args.coarse_output, args.output)
     if args.show:

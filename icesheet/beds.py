@@ -7,6 +7,7 @@ A *bed* is a dict, made by `bed_in_memory` or `open_bed`:
                     above the sea level [m], (y, x) float32, NaN where missing
     read_topg_std   the same of its standard error [m]; None if there is none
     change          a bed: change of elevation [m] that is added to this one; None if there is none
+    reference       the map's own bed when it was this one, see read_reference_bed; None if unknown
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import scipy.ndimage
 
 import utils
 from icesheet import files, map_files, map_layout, projections
@@ -23,6 +25,9 @@ from icesheet.settings import needs_topg
 from icesheet.time_axis import describe_time, select_time_index
 
 CELLS_PER_READ = 4_000_000  # cells of a bed file that are checked at a time
+# Two beds of one map are compared by what is smooth over this length, as isostasy is, and the rest.
+SMOOTH_LENGTH_M = 200e3
+MAX_SMOOTH_RMS_M, MAX_REST_RMS_M = 20, 50  # bilinear for mean: rest 76 m from 8 to 32 km
 
 
 def bed_in_memory(ice_map):
@@ -34,7 +39,7 @@ def bed_in_memory(ice_map):
                for name, key in (("read_topg", "topg"), ("read_topg_std", "topg_std"))}
     return {key: ice_map[key] for key in (
         "x", "y", "spacing_m", "name", "path", "sha256", "crs", "citation", "time_label",
-        "variables_read", "notes")} | readers | {"change": None}
+        "variables_read", "notes")} | readers | {"change": None, "reference": None}
 
 
 @contextlib.contextmanager
@@ -67,8 +72,8 @@ def open_bed(path, time_index=-1, names=None, units=None, sea_level_m=None):
         map_files.check_unchanged(path, file_state)
         yield {"x": np.sort(x), "y": np.sort(y), "spacing_m": abs(x[-1] - x[0]) / (len(x) - 1),
                "read_topg": read, "read_topg_std": functools.partial(read, field="topg_std")
-               if "topg_std" in variables else None, "change": None, "name": Path(path).name,
-               "path": Path(path), "sha256": sha256, "crs": crs,
+               if "topg_std" in variables else None, "change": None, "reference": None,
+               "name": Path(path).name, "path": Path(path), "sha256": sha256, "crs": crs,
                "citation": map_files.find_citation(ds), "variables_read": layout["summary"],
                "time_label": describe_time(ds, *selection),
                "notes": tuple(layout["notes"])}
@@ -105,11 +110,13 @@ def check_bed_values(layout, time_index, path):
 
 
 @contextlib.contextmanager
-def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=None):
+def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=None,
+                     reference=None):
     """Open the bed to use with a map: from bed_file if given, else the map's own, else None.
 
-    A bed file is taken as the bed of the first time of the map; if the map's own bed changes, that
-    change is added. options: names, units and sea_level_m of map_layout.parse_map_options.
+    A bed file is shifted by what the map's own bed has risen since it was that of the file: since
+    the bed of `reference`, (path, time index), or without one since the first time of the map.
+    options: names, units and sea_level_m of map_layout.parse_map_options.
     Raises InputError if the run needs a bed and there is none, or if the file has another
     projection or does not overlap the map.
     """
@@ -126,7 +133,31 @@ def open_bed_for_map(ice_map, settings, bed_file=None, time_index=-1, options=No
         note = check_same_place(bed, ice_map)
         map_files.print_notes(f"bed {bed['name']}", (
             bed["variables_read"], bed["time_label"], *bed["notes"], note))
-        yield bed | {"change": bed_change_since_first_time(ice_map)}
+        if reference:
+            bed["reference"] = read_reference_bed(ice_map, *reference, options)
+        yield add_bed_change(bed, ice_map)
+
+
+def read_reference_bed(ice_map, path, time_index, options):
+    """Return the map's own bed when it was the finer one: name, sha256, time_label and topg.
+
+    topg: on the cells of the map, (y, x) [m]. Other arguments: of open_bed_for_map; names and units
+    of a bed are about the finer one. Raises InputError if the map has no bed of its own.
+    """
+    if ice_map["topg"] is None:
+        raise InputError(f"{ice_map['path']}: contains no bed (topg) to compare with that of "
+                         f"--reference-bed {path}; add it to the file, or leave the option out")
+    options = options | {key: {name: value for name, value in (options[key] or {}).items()
+                               if not name.startswith("topg")} for key in ("names", "units")}
+    with open_bed(path, time_index, **options) as bed:
+        note = check_same_place(bed, ice_map)
+        map_files.print_notes(f"reference bed {bed['name']}", (
+            bed["variables_read"], bed["time_label"], *bed["notes"], note))
+        topg = average_over_map(bed, ice_map)
+    if np.isnan(topg - ice_map["topg"]).all():
+        raise InputError(f"{path}: no bed in any cell where {ice_map['name']} has one; give "
+                         "another --reference-bed")
+    return {key: bed[key] for key in ("name", "sha256", "time_label")} | {"topg": topg}
 
 
 def check_same_place(bed, ice_map):
@@ -152,28 +183,81 @@ def check_same_place(bed, ice_map):
             "they are the same")
 
 
-def bed_change_since_first_time(ice_map):
-    """Return the change of the map's bed since its first time as a bed; None if it is constant."""
-    if ice_map["topg_change"] is None:
-        return None
-    change = utils.fill_nearest(ice_map["topg_change"], np.isnan(ice_map["topg_change"]))
-    return bed_in_memory(ice_map) | {"read_topg": lambda rows, columns: change[rows, columns]}
+def add_bed_change(bed, ice_map):
+    """Return the bed of another file, with the change of the map's own bed as its `change`.
 
-
-def describe_bed_difference(ice_map, bed_means, bed):
-    """Return a list with a warning how much a separate bed differs from the map's own, if it does.
-
-    bed_means: the separate bed averaged over the map's cells, (y, x) [m]; used if it is large.
+    The change is that since the reference bed, or since the first time of the map, if it changes.
     """
-    if len(bed["x"]) * len(bed["y"]) <= CELLS_PER_READ:  # compared where its values are
-        bed_means = regrid_bed(bed, ice_map["x"], ice_map["y"])
-    differences = (bed_means - ice_map["topg"])[utils.is_ice(ice_map["thk"])]
-    differences = differences[np.isfinite(differences)].astype(float)
-    if len(differences) and np.abs(differences).max() < 0.01:
+    change = ice_map["topg_change"]
+    if bed["reference"]:
+        change = ice_map["topg"] - bed["reference"]["topg"]
+    if change is None:
+        return bed | {"change": None}
+    change = utils.fill_nearest(change, np.isnan(change))
+    return bed | {"change": bed_in_memory(ice_map) | {
+        "read_topg": lambda rows, columns: change[rows, columns]}}
+
+
+def describe_bed_change(ice_map, bed):
+    """Return a list with a note by what a bed of another file is shifted, if it is."""
+    if not bed or not bed["change"]:
         return []
-    how = (f"RMS {np.sqrt(np.mean(differences**2)):.1f} m under ice" if len(differences) else
-           "no ice on both")
-    return [f"warning: the bed of {bed['name']} is not that of {ice_map['name']}: {how}"]
+    if not bed["reference"]:
+        return ["note: the bed is taken as that of the first time; the change of the map's own bed "
+                "since then is added"]
+    change = bed["change"]["read_topg"](slice(None), slice(None)).astype(float)
+    label = f" ({bed['reference']['time_label']})" if bed["reference"]["time_label"] else ""
+    text = (f"the bed of {bed['name']} is shifted by what that of {ice_map['name']} differs from "
+            f"{bed['reference']['name']}{label}: mean {change.mean():.1f} m, RMS "
+            f"{np.sqrt(np.mean(change**2)):.1f} m")
+    return [f"{'note' if np.abs(change).max() > 0.01 else 'warning: no shift'}: {text}"]
+
+
+def describe_bed_difference(ice_map, bed):
+    """Return a list with a note how much a bed of another file differs from the map's own.
+
+    It is a warning, with what to do, if the difference under ice is large: smooth over
+    SMOOTH_LENGTH_M where the bed has moved since, rough where it is of another data set.
+    """
+    if not bed or bed["path"] == ice_map["path"] or ice_map["topg"] is None:
+        return []
+    difference = (average_over_map(bed, ice_map) - ice_map["topg"]).astype(float)
+    known = utils.is_ice(ice_map["thk"]) & np.isfinite(difference)
+    name = f"the bed of {bed['name']} is not that of {ice_map['name']}"
+    if not known.any():
+        return [f"warning: {name}: no ice on both"]
+    if np.abs(difference[known]).max() < 0.01:
+        return []
+    smooth = smooth_where_known(difference, known, SMOOTH_LENGTH_M / ice_map["spacing_m"])[known]
+    difference = difference[known]
+    rms, smooth_rms, rest_rms = (np.sqrt(np.mean(values**2)) for values in (
+        difference, smooth, difference - smooth))
+    advice = ""
+    if smooth_rms > max(MAX_SMOOTH_RMS_M, rest_rms / 2):
+        advice = (f"; {bed['reference']['name']} is not of the time of {bed['name']}" if
+                  bed["reference"] else "; it has moved: add --reference-bed with the bed of "
+                  f"{ice_map['name']} when it was that of {bed['name']}")
+    if rest_rms > MAX_REST_RMS_M:
+        advice += "; it is of another data set: give the one that the map was made with"
+    return [f"{'warning' if advice else 'note'}: {name}: RMS {rms:.1f} m under ice (smooth over "
+            f"{SMOOTH_LENGTH_M / 1000:g} km: mean {smooth.mean():.1f} m, RMS {smooth_rms:.1f} m; "
+            f"the rest: RMS {rest_rms:.1f} m){advice}"]
+
+
+def smooth_where_known(field, known, length_cells):
+    """Return the mean of the known cells of a field (y, x) in a square around each cell."""
+    side = 2 * max(round((length_cells - 1) / 2), 0) + 1  # odd, so that the cell is in its middle
+    known_share = scipy.ndimage.uniform_filter(known.astype(float), side, mode="constant")
+    mean = scipy.ndimage.uniform_filter(np.where(known, field, 0), side, mode="constant")
+    return mean / np.where(known, known_share, 1)
+
+
+def average_over_map(bed, ice_map):
+    """Return a bed on the cells of a map, (y, x) [m], as regrid_bed, but read in parts."""
+    x, y = ice_map["x"], ice_map["y"]
+    bed_cells_per_row = len(bed["x"]) * max(ice_map["spacing_m"] / bed["spacing_m"], 1)
+    n_parts = max(min(round(len(y) * bed_cells_per_row / CELLS_PER_READ), len(y) // 2), 1)
+    return np.concatenate([regrid_bed(bed, x, part) for part in np.array_split(y, n_parts)])
 
 
 def regrid_bed(bed, x, y):

@@ -23,6 +23,11 @@ def make_downscaling_parser(doc):
                         "counted from 0 (default: last); N:M excludes M; 'all' for every time")
     parser.add_argument("--bed-time", type=int, metavar="N",
                         help="time index of BED.nc, counted from 0 (default: last)")
+    parser.add_argument("--reference-bed", metavar="REF.nc", help="the model's own bed when it was "
+                        "that of BED.nc; what MAP.nc's bed differs from it is added to BED.nc's "
+                        "(default: that of the first time of MAP.nc)")
+    parser.add_argument("--reference-time", type=int, metavar="N",
+                        help="time index of REF.nc, counted from 0 (default: first)")
     parser.add_argument("--self-ensemble", type=int, choices=tuple(SELF_ENSEMBLE_MEMBERS),
                         help="number of flipped and rotated copies to average (test-time "
                              "augmentation; default: the run's setting, usually 8)")
@@ -53,6 +58,12 @@ def parse_downscaling_arguments(doc, argv=None):
                              "it out here")
     if args.bed_time is not None and args.bed is None:
         raise InputError("--bed-time selects a time of the bed file; add --bed BED.nc")
+    if args.reference_bed is not None and args.bed is None:
+        raise InputError("--reference-bed shifts the bed of another file; add --bed BED.nc")
+    if args.reference_time is not None and args.reference_bed is None:
+        raise InputError("--reference-time selects a time of the reference bed; add "
+                         "--reference-bed REF.nc")
+    args.reference = args.reference_bed and (args.reference_bed, args.reference_time or 0)
     command_line.check_run_name(args.run)
     # At most 9 digits: int() of a longer text may be no index of any array.
     is_index = re.fullmatch(r"-?\d{1,9}", args.time)

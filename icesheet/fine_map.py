@@ -42,9 +42,7 @@ def choose_crs_and_note(ice_map, bed):
     """Return the grid mapping of the output, and notes on it and on the bed, which are printed."""
     crs, note = projections.choose_crs(ice_map, bed)
     notes = [note] if note else []
-    if bed and bed["change"]:
-        notes.append("note: the bed is taken as that of the first time; the change of the map's "
-                     "own bed since then is added")
+    notes += beds.describe_bed_change(ice_map, bed)
     if bed and bed["spacing_m"] > 0.999 * ice_map["spacing_m"]:
         notes.append(f"warning: the bed in {bed['name']} ({bed['spacing_m'] / 1000:g} km) is not "
                      "finer than the map; little detail will be added")
@@ -57,6 +55,9 @@ def make_provenance(settings, ice_map, bed, scale, weights_sha256):
     """Return what a result of a whole map was made from, for JSON."""
     bed_provenance = {f"bed{suffix}": bed[key] for suffix, key in (
         ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))} if bed else {}
+    if bed and bed["reference"]:
+        bed_provenance |= {f"reference_bed{suffix}": bed["reference"][key] for suffix, key in (
+            ("", "name"), ("_sha256", "sha256"), ("_time_label", "time_label"))}
     return {"run": settings["run"], "scale": scale, "degrade": "area", "map": ice_map["name"],
             "map_sha256": ice_map["sha256"], "time_label": ice_map["time_label"], **bed_provenance,
             "sea_level_m": ice_map["sea_level_m"],
@@ -67,7 +68,8 @@ def make_provenance(settings, ice_map, bed, scale, weights_sha256):
 def result_stem(run, kind, path, ice_map, bed, scale):
     """Return the path of a result without suffix; checksums tell maps of one name apart."""
     time_text = "" if ice_map["time_index"] is None else f"_time{ice_map['time_index']}"
-    checksums = dict.fromkeys(source["sha256"][:8] for source in (ice_map, bed) if source)
+    checksums = dict.fromkeys(source["sha256"][:8] for source in (
+        ice_map, bed, bed and bed["reference"]) if source)
     name = f"{kind}_{Path(path).stem}{time_text}_x{scale}_{'_'.join(checksums)}"
     return files.RESULTS / run / name
 
@@ -82,6 +84,7 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missin
     names = [source["name"] + (f" ({source['time_label']})" if source["time_label"] else "")
              for source in sources]
     trained_on = settings["data"]["source"]
+    reference = bed and bed["reference"] or dict.fromkeys(("name", "time_label", "sha256"), "")
     return {
         "title": f"{ice_map['title'] or ice_map['name']}, ice thickness downscaled {scale}x to "
                  f"{ice_map['spacing_m'] / scale:g} m",
@@ -93,6 +96,8 @@ def make_attributes(ice_map, bed, settings, effective, scale, strip, fill_missin
         "citation": "; ".join(filter(None, dict.fromkeys(
             source["citation"] for source in sources))),
         "source_sha256": ice_map["sha256"], "bed_sha256": bed["sha256"] if bed else "",
+        "reference_bed": " ".join(filter(None, (reference["name"], reference["time_label"]))),
+        "reference_bed_sha256": reference["sha256"],
         "densities": "ice {:g}, sea water {:g} kg m-3".format(*get_densities(effective["data"])),
         "sea_level_m": ice_map["sea_level_m"], "scale": scale, "strip": "{}/{}".format(*strip),
         "self_ensemble": effective["self_ensemble"],
@@ -215,11 +220,14 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
     output: scale, crs (attributes of the grid mapping, {} if unknown), chunk_cells, densities,
       time_axis (values, attributes, bounds or None; or None), strip (slice of the fine rows)
     attributes: of make_attributes
-    The axes run as in the file of the map. Returns notes for the user, which the file has too.
+    The axes run as in the file of the map. Prints notes for the user, which the file has too.
     """
     scale, first_row, flips = output["scale"], output["strip"].start or 0, first_map["flips"]
-    statistics = {"bed_means": np.full(first_map["thk"].shape, np.nan), "volume": 0.0,
-                  "n_without_bed": 0, "volume_without_bed": 0.0, "n_own_bed": 0, "n_missing": 0}
+    statistics = {"volume": 0.0, "n_without_bed": 0, "volume_without_bed": 0.0, "n_own_bed": 0,
+                  "n_missing": 0}
+    notes = beds.describe_bed_difference(first_map, bed)
+    for note in notes:  # before the work, which may be in vain
+        print(note)
     with files.atomic_write(path) as temporary:
         # Only what writes is in these blocks: an error of the computation is not one of the disk.
         with files.explain_write_errors(path):
@@ -237,21 +245,19 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                         put_fields(ds, fields, number, rows_in_file, columns, flips)
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
-                    add_statistics(statistics, fields, read, ice_map, coarse, number == 0)
-            notes = describe_gaps(statistics)
-            if has_separate_bed(first_map, bed) and first_map["topg"] is not None:
-                notes += beds.describe_bed_difference(first_map, statistics["bed_means"], bed)
+                    add_statistics(statistics, fields, read, ice_map["thk"][coarse])
+            for note in describe_gaps(statistics):
+                print(note)
+                notes.append(note)
             with files.explain_write_errors(path):
                 ds.comment = "; ".join([ds.comment, *notes])
         finally:
             with files.explain_write_errors(path):
                 ds.close()
-    return notes
 
 
-def add_statistics(statistics, fields, read, ice_map, coarse, is_first_time):
-    """Add a tile to the statistics of write_tiles; coarse: its slices of the coarse map."""
-    thk, topg = ice_map["thk"][coarse], read["topg_read"]
+def add_statistics(statistics, fields, read, thk):
+    """Add a tile to the statistics of write_tiles; thk: its coarse thickness [m]."""
     scale = len(fields["thk"]) // len(thk)
     without_bed = (read["source"] == tiles.BICUBIC).reshape(len(thk), scale, -1, scale)
     without_bed = without_bed.any(axis=(1, 3)) & utils.is_ice(thk)
@@ -259,10 +265,6 @@ def add_statistics(statistics, fields, read, ice_map, coarse, is_first_time):
     statistics["volume_without_bed"] += thk[without_bed].sum(dtype=float)
     statistics["n_own_bed"] += int(read["is_own_bed"].sum())
     statistics["n_missing"] += int(np.isnan(fields["thk"]).sum())
-    if topg is not None and is_first_time:  # of another file: where that has data
-        topg = np.where(read["is_own_bed"], np.nan, topg)
-        statistics["bed_means"][coarse] = topg.reshape(len(thk), scale, -1, scale).mean(
-            axis=(1, 3), dtype=float)
 
 
 def describe_gaps(statistics):

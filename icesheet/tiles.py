@@ -101,10 +101,10 @@ def read_time_slices(map_file, first_map, indices, map_options, bed, bed_is_sepa
         ice_map = first_map
         if number:
             ice_map = map_files.read_map(map_file, time_index, **map_options, first=first_map)
-            if bed and not bed_is_separate and ice_map["topg"] is None:
+            if bed and ice_map["topg"] is None and (not bed_is_separate or bed["reference"]):
                 raise InputError(f"{map_file}: no bed at time index {time_index}, but at others; "
-                                 "give one with --bed")
+                                 "give one with --bed, without --reference-bed")
             new_notes = [note for note in ice_map["notes"] if note not in first_map["notes"]]
             map_files.print_map_summary(ice_map | {"variables_read": "", "notes": new_notes})
-        yield ice_map, bed | {"change": beds.bed_change_since_first_time(ice_map)} if (
-            bed_is_separate) else beds.bed_in_memory(ice_map)
+        yield ice_map, beds.add_bed_change(bed, ice_map) if bed_is_separate else (
+            beds.bed_in_memory(ice_map))
