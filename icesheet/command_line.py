@@ -105,7 +105,8 @@ def make_argument_parser(doc):
     check_number_ranges).
     """
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        prog=script_name(), description=doc, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     # argparse itself takes -500000.0 for a number, but -5e5 and the range -3: for options.
     parser._negative_number_matcher = re.compile(r"-[\d.]+([eE][-+]?\d+|:-?\d*)?$")
 
@@ -175,9 +176,16 @@ def parse_time_option(text, n_times, path):
     return indices
 
 
+def script_name():
+    """Return what follows `python` in the running command, without arguments."""
+    path = Path(sys.argv[0])
+    is_module = path.resolve().parent == Path(__file__).resolve().parent
+    return f"-m icesheet.{path.stem}" if is_module else path.name
+
+
 def command_text():
     """Return the running command as typed in a shell, for the files that it makes."""
-    return f"python {Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
+    return f"python {script_name()} {shlex.join(sys.argv[1:])}".strip()
 
 
 def show_progress(label, done, total, seconds_each, text=""):

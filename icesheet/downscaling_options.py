@@ -22,7 +22,8 @@ def make_downscaling_parser(doc):
     parser.add_argument("--time", metavar="N|N:M|all", default="-1", help="time index of MAP.nc, "
                         "counted from 0 (default: last); N:M excludes M; 'all' for every time")
     parser.add_argument("--bed-time", type=int, metavar="N",
-                        help="time index of BED.nc, counted from 0 (default: last)")
+                        help="time index of BED.nc, or its index along another dimension, of an "
+                        "ensemble of beds; counted from 0 (default: last)")
     parser.add_argument("--reference-bed", metavar="REF.nc", help="the model's own bed when it was "
                         "that of BED.nc; what MAP.nc's bed differs from it is added to BED.nc's "
                         "(default: that of the first time of MAP.nc)")

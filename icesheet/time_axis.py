@@ -10,6 +10,11 @@ from icesheet.command_line import InputError
 from icesheet.map_layout import is_numeric, read_values, text_attribute
 
 TIME_NAMES = ("time", "t", "year", "years", "yr")
+SIGNS_OF_TIME = (  # of a variable, the surest first
+    lambda variable: text_attribute(variable, "standard_name") == "time",
+    lambda variable: text_attribute(variable, "axis") == "T",
+    lambda variable: " since " in text_attribute(variable, "units"),
+    lambda variable: variable.name.lower() in TIME_NAMES)
 NO_DATE = (ValueError, OverflowError, TypeError, AttributeError, KeyError)  # of cftime
 
 
@@ -48,11 +53,7 @@ def find_time_variable(ds, dim):
     """
     candidates = [variable for variable in ds.variables.values()
                   if variable.dimensions == (dim,) and is_numeric(variable)]
-    for is_time in (lambda variable: variable.name == dim,
-                    lambda variable: text_attribute(variable, "standard_name") == "time",
-                    lambda variable: text_attribute(variable, "axis") == "T",
-                    lambda variable: " since " in text_attribute(variable, "units"),
-                    lambda variable: variable.name.lower() in TIME_NAMES):
+    for is_time in (lambda variable: variable.name == dim, *SIGNS_OF_TIME):
         matches = [variable for variable in candidates if is_time(variable)]
         if len(matches) == 1:
             return matches[0]
@@ -62,11 +63,15 @@ def find_time_variable(ds, dim):
 def describe_time(ds, dim, time_index, count):
     """Return a time for a reader: "time index 0 of 3 (2100-01-01)", or with its value.
 
-    Arguments as from select_time_index; "" if the file has only one time.
+    Along another dimension, of an ensemble for example: "member index 0 of 3". Arguments as from
+    select_time_index; "" if the file has only one time.
     """
     if dim is None:
         return ""
-    label, variable = f"time index {time_index} of {count}", find_time_variable(ds, dim)
+    variable = find_time_variable(ds, dim)
+    is_time = dim.lower() in TIME_NAMES or variable is not None and any(
+        is_sign(variable) for is_sign in SIGNS_OF_TIME)
+    label = f"{'time' if is_time else dim} index {time_index} of {count}"
     value = np.nan if variable is None else np.ma.filled(read_values(variable, time_index), np.nan)
     if not abs(value) < 1e15:  # missing, or never written
         return label
