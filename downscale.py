@@ -61,11 +61,13 @@ def open_run(run, scale=None, densities=None):
         raise InputError(f"run {run} was trained for {settings['scale']}x, not for {scale}x; "
                          "choose a --scale up to that or another --run")
     layers, checkpoint_info = evaluate.load_layers(settings)
-    if scale != settings["scale"]:  # intervals are calibrated for the whole chain
+    if scale != settings["scale"]:  # intervals are calibrated for each number of stages
         settings.pop("uncertainty", None)
+        fit = settings.get("uncertainty_of_scales", {}).get(str(scale))
+        settings |= {"uncertainty": fit} if fit else {}
     # Each stage doubles the resolution whatever that is, so the last ones serve a smaller scale.
-    last_stages = dict(list(layers.items())[-model.count_stages(scale):])
-    chain = model.compile_chain(last_stages, with_densities(settings, densities), whole_map=True)
+    chain = model.compile_chain(model.take_last_stages(layers, scale),
+                                with_densities(settings, densities), whole_map=True)
     return settings, scale, chain, checkpoint_info["weights_sha256"]
 
 
@@ -219,8 +221,8 @@ def print_job(ice_map, settings, scale):
     if data["degrade"] != "area":
         print(f"warning: run {run} was trained on point samples (--degrade bicubic), but maps are "
               "treated as cell means. A run trained with --degrade area is more accurate")
-    # No warning: runs of recipe map are meant for other resolutions too.
-    if not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
+    # No warning: runs of recipe map are meant for other resolutions too, those on whole maps most.
+    if "maps" not in data and not np.isclose(data["spacing_m"], spacing_m / scale, rtol=0.01):
         print(f"note: the run was trained for a resolution of {data['spacing_m'] / 1000:g} km")
     if "uncertainty" not in settings:
         print(f"warning: no thk_uncertainty: run {run} is not calibrated for {scale}x "
@@ -240,7 +242,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     files.check_output_path(output, map_file, bed_file, reference and reference[0])
     options = map_layout.DEFAULT_OPTIONS | (options or {})
     settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
-    files.check_output_path(output, settings["patches"])
+    files.check_output_path(output, settings.get("patches"))
     effective = with_self_ensemble(with_densities(settings, options["densities"]), self_ensemble)
     map_options = map_options_with_separate_bed(options, settings, bed_file)
     ice_map, indices, time_axis = tiles.select_times(map_file, time_option, map_options)

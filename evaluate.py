@@ -14,7 +14,8 @@ import numpy as np
 import model
 import prepare_data
 import utils
-from icesheet import checkpoints, command_line, figures, files, map_layout, uncertainty
+from icesheet import (
+    checkpoints, command_line, crops, figures, files, map_layout, training_maps, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.patches import (
@@ -141,6 +142,78 @@ def score_patch_intervals(by_method, label, cells, topg, patch_indices, settings
             volume_half_width.mean() * settings["data"]["spacing_m"]**2 / 1e9)}
 
 
+def collect_calibration_sample(layers, fields, settings):
+    """Collect the calibration sample for uncertainty.fit_intervals from some crops: a dict.
+
+    layers: as many stages as the scale of the settings needs; fields: thk, topg of the crops at
+    every level, two lists of (patch, y, x) [m]
+    """
+    sample = {name: np.stack(utils.build_levels(
+        levels[-1], settings["scale"], settings["data"]["degrade"], "fine"), axis=1)
+        for name, levels in zip(("thk", "topg"), fields, strict=True)}  # (patch, level, y, x)
+    if not needs_topg(settings):
+        sample["topg"] = None
+    sample_indices, label = np.arange(len(sample["thk"])), sample["thk"][:, -1]
+    predictions, spread = model.predict_patches(layers, sample, settings, sample_indices)
+    thk_by_method = model.add_baselines(predictions[-1], sample, sample_indices, settings)
+    bed = None if sample["topg"] is None else sample["topg"][:, -1]
+    types = uncertainty.classify_patches(thk_by_method["model"], bed, settings)
+    # Where the coarse map determines the thickness there is nothing to be uncertain about.
+    undetermined = np.isfinite(spread)
+    types = {"all": undetermined} | {name: undetermined & cells for name, cells in types.items()}
+    errors = {method: thk - label for method, thk in thk_by_method.items()}
+    return {"errors": errors, "spread": spread, "thk": thk_by_method["model"], "types": types}
+
+
+def draw_calibration_crops(patches, settings):
+    """Draw crops as in training, but of an epoch that is none of it: 0; of all kinds of data.
+
+    patches: or the list of training maps, which are not augmented
+    Returns a list of thk, topg at every level: of the training and, if any, validation patches.
+    """
+    if isinstance(patches, list):
+        return [training_maps.draw_map_crops(
+            patches, settings | {"thin_ice_share": 0.0, "cut_ice_share": 0.0}, epoch=0)]
+    return [crops.draw_training_patches(
+        patches, indices, crops.find_crop_positions(patches, indices, settings), settings, epoch=0)
+        for indices in training_and_validation_indices(patches, settings) if len(indices)]
+
+
+def calibrate(run, patches):
+    """Fit the prediction intervals of a run and write them to its settings.json.
+
+    patches: or the list of training maps. A run with shared weights is calibrated for the smaller
+    scales too, that is for its last stages alone.
+    """
+    settings = checkpoints.read_settings(run)
+    if not settings["self_ensemble"]:
+        raise InputError(f"run {run} has self_ensemble = false; calibration needs the ensemble "
+                         "spread. Train a run with self_ensemble = true")
+    layers, _ = load_layers(settings)
+    draws, fits = draw_calibration_crops(patches, settings), {}
+    for scale in [scale for scale in SCALES if scale == settings["scale"] or (
+            scale < settings["scale"] and settings.get("shared_weights"))]:
+        samples = [collect_calibration_sample(model.take_last_stages(layers, scale), fields,
+                                              settings | {"scale": scale}) for fields in draws]
+        samples = [sample for sample in samples if sample["types"]["all"].any()]
+        if not samples:
+            print("warning: not calibrated: there is no ice in the patches that were drawn for it")
+            return
+        fits[scale] = fit = uncertainty.fit_intervals(samples, settings["channels"] == "normalised")
+        factors = ", ".join(f"{name} {value:.2f}"
+                            for name, value in fit["coverage_factors"].items())
+        print(f"{scale}x calibrated on {fit['n_patches']['all']} training and {fit['n_held_out']} "
+              f"held-out patches: coverage factors {factors}")
+    write_fits(settings, fits)
+
+
+def write_fits(settings, fits):
+    """Write fitted intervals {scale: of uncertainty.fit_intervals} to the settings of a run."""
+    smaller = {str(scale): fit for scale, fit in fits.items() if scale < settings["scale"]}
+    checkpoints.write_settings(settings | {"uncertainty": fits[settings["scale"]]} | (
+        {"uncertainty_of_scales": smaller} if smaller else {}))
+
+
 def evaluate(run, input_file=None, n_rows=figures.COMPARISON_ROWS, all_patches=False,
              make_figures=True, options=None):
     """Evaluate a run on its test patches: tables on screen and in results/<run>/; return metrics.
@@ -150,6 +223,9 @@ def evaluate(run, input_file=None, n_rows=figures.COMPARISON_ROWS, all_patches=F
     too. With other densities than the run's, the results go to a folder in results/<run>/.
     """
     settings = checkpoints.read_settings(run)
+    if "maps" in settings["data"]:
+        raise InputError(f"run {run} was trained on whole maps and has no test patches; test it on "
+                         f"a map: python downscale.py MAP.nc --run {run} --reconstruct")
     patches = prepare_data.load_or_make_patches(
         run, settings["scale"], input_file, run_settings=settings, options=options)[1]
     layers, checkpoint_info = load_layers(settings)

@@ -40,13 +40,17 @@ def count_stages(scale):
 def build_layers(settings):
     """Build all layers of the chain once: {"stage1": {"conv1": layer, "conv2": ...}, ...}.
 
-    Raises InputError for settings that no chain can have (check_architecture).
+    With shared_weights all stages are the same object: one network that is applied log2(scale)
+    times. Raises InputError for settings that no chain can have (check_architecture).
     """
     check_architecture(settings)
     filters, kernels = [*settings["filters"], 1], settings["kernels"]
     n_channels = {"thk": 1, "thk+topg": 1 + settings["bed_levels"], "normalised": 8}
     layers = {}
     for stage in range(1, count_stages(settings["scale"]) + 1):
+        if stage > 1 and settings.get("shared_weights"):
+            layers[f"stage{stage}"] = layers["stage1"]
+            continue
         convs, n_inputs = {}, n_channels[settings["channels"]]
         for i, (n_filters, kernel) in enumerate(zip(filters, kernels, strict=True), 1):
             is_last = i == len(filters)
@@ -68,9 +72,15 @@ def build_layers(settings):
 
 
 def list_weights(layers):
-    """Return all trainable variables of the dict of layers, in the order of the chain."""
-    return [weight for convs in layers.values() for conv in convs.values()
-            for weight in conv.trainable_variables]
+    """Return all trainable variables of the dict of layers, each once, in the chain's order."""
+    weights = [weight for convs in layers.values() for conv in convs.values()
+               for weight in conv.trainable_variables]
+    return list({id(weight): weight for weight in weights}.values())
+
+
+def take_last_stages(layers, scale):
+    """Return the last stages of a chain, as many as refine `scale` times: a dict of layers."""
+    return dict(list(layers.items())[-count_stages(scale):])
 
 
 def count_flops(settings, side):
@@ -298,18 +308,24 @@ def run_stage(convs, thk_prev, topg_prev, topg, degrade, settings):
     return first_guess + output_scale_m * correction
 
 
-def run_chain(layers, thk, topg, settings, whole_map=False):
+def run_chain(layers, thk, topg, settings, whole_map=False, restart=None):
     """Return every stage's prediction: a list of thickness (patch, y, x) [m], the last the finest.
 
     layers: of build_layers, or only its last stages, for a smaller scale
     thk: level 0; topg: bed of every level, a list (zeros will do where needs_topg says no); each on
         its own cells (patch, y, x) [m]
     whole_map: the input holds means over its cells, which are kept whatever the run was trained on
+    restart: in training, (thickness of every level, (patch,) level at which each patch's chain
+        starts anew from the true thickness), so that stages learn to start from data too
     """
     degrade = "area" if whole_map else settings["data"]["degrade"]
     thk0, predictions = thk, []
-    for convs, topg_prev, topg_k in zip(layers.values(), topg[:-1], topg[1:], strict=True):
+    for k, (convs, topg_prev, topg_k) in enumerate(
+            zip(layers.values(), topg[:-1], topg[1:], strict=True)):
         thk_prev = thk
+        if restart and k:
+            true_thk, start_level = restart
+            thk_prev = tf.where((start_level == k)[:, None, None], true_thk[k], thk)
         thk = run_stage(convs, thk_prev, topg_prev, topg_k, degrade, settings)
         if settings["grid"] == "level" and (whole_map or settings["consistency"]):
             # Cell means can be enforced against the previous level. Point samples do not nest, so

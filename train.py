@@ -2,6 +2,8 @@
 
     python train.py --scale 8                          # synthetic ice sheet: needs nothing else
     python train.py --scale 8 --input MAP.nc           # your map (thk, topg, x, y)
+    python train.py --recipe map --run places --input A.nc B.nc C.nc     # whole maps, 2x to 16x
+    python train.py --start-from map --run mine --input MAP.nc           # fine-tune a run on a map
     python train.py --scale 8 --recipe original        # the published recipe, 30000 epochs
     python train.py --patches data/patches_x8.nc --run wide --lr 3e-4    # an experiment beside it
     python train.py --scale 8 --seeds 3                # x8, x8_seed1, x8_seed2: one table
@@ -33,12 +35,11 @@ import numpy as np
 import evaluate
 import model
 import prepare_data
-import utils
-from icesheet import checkpoints, command_line, crops, figures, training_runs, uncertainty
-from icesheet.command_line import InputError
+from icesheet import (
+    checkpoints, command_line, crops, figures, training_maps, training_runs)
 from icesheet.device import compile_with_xla, set_up_device, tf
 from icesheet.patches import describe_split, make_chain_inputs, training_and_validation_indices
-from icesheet.settings import hash_settings, needs_topg, require_same_settings
+from icesheet.settings import hash_settings, require_same_settings
 
 # ---- Settings: edit here -------------------------------------------------------------------------
 # What each key means: icesheet/settings.py, SETTING_DESCRIPTIONS. A dict is a value for each scale.
@@ -64,6 +65,8 @@ RECIPES = {
         "augment": True,
         "crop_factors": [1],            # whole numbers
         "thin_ice_share": 0.0,          # 0 ... 1
+        "cut_ice_share": 0.0,           # 0 ... 1
+        "shared_weights": False,
         "self_ensemble": True,
         "validation": True,
     },
@@ -76,15 +79,19 @@ RECIPES = {
         "adam_epsilon": 1e-8, "schedule": "constant", "loss": "mse",
         "epochs": {2: 30000, 4: 100000, 8: 30000, 16: 30000},
         "batch_size": 80, "augment": False, "crop_factors": [1], "thin_ice_share": 0.0,
-        "self_ensemble": False, "validation": False,
+        "cut_ice_share": 0.0, "shared_weights": False, "self_ensemble": False, "validation": False,
     },
 }
-# For whole maps at any resolution, anywhere. Validation at one resolution says little about others,
-# so no patches are held out for it.
+# For whole maps at any resolution, anywhere: one network, applied once or several times. Validation
+# at one resolution says little about others, so no patches are held out for it.
 RECIPES["map"] = RECIPES["default"] | {
     "first_guess": "surface-minus-bed", "channels": "normalised", "loss": "rmse",
-    "learning_rate": 4e-3, "crop_factors": [2, 3], "thin_ice_share": 0.1, "validation": False,
-    "epochs": {2: 300, 4: 600, 8: 600, 16: 600}}
+    "learning_rate": 4e-3, "crop_factors": [2, 3], "thin_ice_share": 0.1, "cut_ice_share": 0.1,
+    "shared_weights": True, "validation": False, "epochs": 600}
+# Of trainings on whole maps (several --input) only; crops of 6 coarse cells at 16x.
+MAP_CROPS = {"crop_cells": 96, "crops_per_epoch": 140}
+# Of trainings that start from the weights of another (--start-from): what it knows is to be kept.
+FINE_TUNING = {"learning_rate": 4e-4, "epochs": 100}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 
 
@@ -102,12 +109,14 @@ def learning_rate(settings, epoch):
     return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def compute_stage_mse(layers, thk, topg, settings):
+def compute_stage_mse(layers, thk, topg, settings, start_level=()):
     """Return the MSE [m2] of each stage and patch, on the cells of its level: (stage, patch).
 
-    thk, topg: of every level, as crops.draw_training_patches returns them.
+    thk, topg: of every level, as crops.draw_training_patches returns them; start_level: of
+    draw_epoch, a list of one array or none.
     """
-    predictions = model.run_chain(layers, thk[0], topg, settings)
+    restart = (thk, start_level[0]) if start_level else None
+    predictions = model.run_chain(layers, thk[0], topg, settings, restart=restart)
     return tf.stack([tf.reduce_mean(tf.square(prediction - label), axis=(1, 2))
                      for prediction, label in zip(predictions, thk[1:], strict=True)])
 
@@ -115,14 +124,14 @@ def compute_stage_mse(layers, thk, topg, settings):
 def make_train_step(layers, optimizer, settings):
     """Return the step that trains every stage on one batch: step(thk, topg) -> MSE by stage [m2].
 
-    thk, topg: of every level, (patch, y, x) [m]
+    thk, topg: of every level, (patch, y, x) [m]; a third argument may be start_level of draw_epoch
     """
     weights = model.list_weights(layers)
 
     @tf.function
-    def step(thk, topg):
+    def step(thk, topg, start_level=()):
         with tf.GradientTape() as tape:
-            mse = compute_stage_mse(layers, thk, topg, settings)  # (stage, patch)
+            mse = compute_stage_mse(layers, thk, topg, settings, start_level)  # (stage, patch)
             if settings["loss"] == "rmse":
                 # A few patches with large errors do not outweigh the others, which may be all there
                 # is on the map of another place. 1 m2 keeps the gradient of a perfect patch finite.
@@ -139,20 +148,20 @@ def make_train_step(layers, optimizer, settings):
 
 
 def compile_epoch(step, layers, settings):
-    """Return the compiled epoch: train_epoch(thk, topg) -> RMSE by stage [m], all weights finite.
+    """Return the compiled epoch: train_epoch(*fields) -> RMSE by stage [m], all weights finite.
 
-    thk, topg: an epoch's patches at every level, (patch, y, x) [m]
+    fields: of draw_epoch, an epoch's patches at every level, (patch, y, x) [m]
     """
     size, weights = settings["batch_size"], model.list_weights(layers)
 
     @tf.function
-    def train_epoch(thk, topg):
-        total, n_patches = tf.zeros(len(layers)), thk[0].shape[0]
+    def train_epoch(*fields):
+        total, n_patches = tf.zeros(len(layers)), fields[0][0].shape[0]
         # The loop is inside the graph: no Python between batches, and nothing is traced twice. The
         # last, smaller batch is kept.
         for start in tf.range(0, n_patches, size):
-            batch, bed = ([level[start:start + size] for level in field] for field in (thk, topg))
-            total += step(batch, bed) * tf.cast(tf.shape(batch[0])[0], tf.float32)
+            batch = [[level[start:start + size] for level in field] for field in fields]
+            total += step(*batch) * tf.cast(tf.shape(batch[0][0])[0], tf.float32)
         finite = [tf.reduce_all(tf.math.is_finite(weight)) for weight in weights]
         return tf.sqrt(total / n_patches), tf.reduce_all(finite)
 
@@ -196,30 +205,54 @@ def copy_to_best_layers(objects):
         best.assign(weight)
 
 
+def draw_epoch(patches, training, positions, settings, epoch):
+    """Return what an epoch trains on: thk, topg at every level, two lists of (patch, y, x) [m].
+
+    patches: or the list of training maps; training, positions: of patches, see crops.py
+    With shared weights a third list follows, of one array: start_level (patch,), the level at which
+    the chain of each patch starts anew from the true thickness. So the one network learns to start
+    from data at every level, as it does where a map is refined 2, 4 or 8 times only.
+    """
+    if isinstance(patches, list):
+        fields = training_maps.draw_map_crops(patches, settings, epoch)
+    else:
+        fields = crops.draw_training_patches(patches, training, positions, settings, epoch)
+    if not settings["shared_weights"]:
+        return fields
+    rng = np.random.default_rng([settings["seed"], epoch, 1])
+    n_stages = model.count_stages(settings["scale"])
+    return [*fields, [rng.integers(n_stages, size=len(fields[0][0])).astype(np.int32)]]
+
+
 def train(patches, settings, is_gpu=False):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
-    patches: of prepare_data.make_patches; settings: with all keys of settings.json
+    patches: of prepare_data.make_patches, or the list of training_maps.read_training_maps
+    settings: with all keys of settings.json
     Writes checkpoints/<run>/: settings.json, history.csv, latest/ (all of build_objects) and best/
     (the layers of the epoch with the lowest validation error; with the cosine schedule or without
     validation those of the last one).
     Returns True when the run is complete, False when a signal stopped it. Raises InputError if the
     checkpoint does not fit, TrainingDiverged if the loss or the weights are not finite.
     """
-    training, validation = training_and_validation_indices(patches, settings)
-    positions = crops.find_crop_positions(patches, training, settings)
+    training, validation, positions = [], [], None
+    if not isinstance(patches, list):
+        training, validation = training_and_validation_indices(patches, settings)
+        positions = crops.find_crop_positions(patches, training, settings)
 
     # Layers, optimizer and graphs are made here, once; the loop adds nothing to them.
     objects = build_objects(settings)
     history = checkpoints.resume_training(objects, settings)
+    if not history and "start_from" in settings:
+        checkpoints.restore_start(objects["layers"], settings["start_from"])
     layers, optimizer = objects["layers"], objects["optimizer"]
     first_epoch, last_epoch = int(objects["epoch"]) + 1, settings["epochs"]
     if first_epoch > 1:
         print(f"resuming after epoch {first_epoch - 1}")
     checkpoints.write_training_settings(settings, first_epoch)
 
-    def draw(epoch):  # patches depend on seed and epoch alone
-        return crops.draw_training_patches(patches, training, positions, settings, epoch)
+    def draw(epoch):  # depends on seed and epoch alone
+        return draw_epoch(patches, training, positions, settings, epoch)
 
     epoch_inputs = draw(first_epoch)
     step = make_train_step(layers, optimizer, settings)
@@ -238,8 +271,8 @@ def train(patches, settings, is_gpu=False):
             next_inputs = pool.submit(draw, epoch + 1) if epoch < last_epoch else None
             rate = learning_rate(settings, epoch)
             optimizer.learning_rate.assign(rate)
-            thk, topg = ([tf.constant(level) for level in field] for field in epoch_inputs)
-            rmse_m, finite = train_epoch(thk, topg)
+            rmse_m, finite = train_epoch(
+                *([tf.constant(level) for level in field] for field in epoch_inputs))
 
             # Before anything is saved: the latest checkpoint stays a good one.
             if not (finite and np.isfinite(rmse_m).all()):
@@ -270,49 +303,6 @@ def train(patches, settings, is_gpu=False):
     return int(objects["epoch"]) >= last_epoch
 
 
-def collect_calibration_sample(layers, patches, patch_indices, settings):
-    """Collect the calibration sample for uncertainty.fit_intervals from augmented crops: a dict."""
-    # Crops as in training, but of an epoch that is none of it: 0.
-    positions = crops.find_crop_positions(patches, patch_indices, settings)
-    fields = crops.draw_training_patches(patches, patch_indices, positions, settings, epoch=0)
-    sample = {name: np.stack(utils.build_levels(
-        levels[-1], settings["scale"], settings["data"]["degrade"], "fine"), axis=1)
-        for name, levels in zip(("thk", "topg"), fields, strict=True)}  # (patch, level, y, x)
-    if not needs_topg(settings):
-        sample["topg"] = None
-    sample_indices, label = np.arange(len(patch_indices)), sample["thk"][:, -1]
-    predictions, spread = model.predict_patches(layers, sample, settings, sample_indices)
-    thk_by_method = model.add_baselines(predictions[-1], sample, sample_indices, settings)
-    bed = None if sample["topg"] is None else sample["topg"][:, -1]
-    types = uncertainty.classify_patches(thk_by_method["model"], bed, settings)
-    # Where the coarse map determines the thickness there is nothing to be uncertain about.
-    undetermined = np.isfinite(spread)
-    types = {"all": undetermined} | {name: undetermined & cells for name, cells in types.items()}
-    errors = {method: thk - label for method, thk in thk_by_method.items()}
-    return {"errors": errors, "spread": spread, "thk": thk_by_method["model"], "types": types}
-
-
-def calibrate(run, patches):
-    """Fit the prediction intervals of a run and write them to its settings.json."""
-    settings = checkpoints.read_settings(run)
-    if not settings["self_ensemble"]:
-        raise InputError(f"run {run} has self_ensemble = false; calibration needs the ensemble "
-                         "spread. Train a run with self_ensemble = true")
-    layers, _ = evaluate.load_layers(settings)
-    samples = [collect_calibration_sample(layers, patches, patch_indices, settings)
-               for patch_indices in training_and_validation_indices(patches, settings)
-               if len(patch_indices)]
-    samples = [sample for sample in samples if sample["types"]["all"].any()]
-    if not samples:
-        print("warning: not calibrated: there is no ice in the patches that were drawn for it")
-        return
-    fit = uncertainty.fit_intervals(samples, settings["channels"] == "normalised")
-    checkpoints.write_settings(settings | {"uncertainty": fit})
-    factors = ", ".join(f"{name} {value:.2f}" for name, value in fit["coverage_factors"].items())
-    print(f"calibrated on {fit['n_patches']['all']} training and {fit['n_held_out']} held-out "
-          f"patches: coverage factors {factors}")
-
-
 # ---- Runs ----------------------------------------------------------------------------------------
 
 def make_settings(args):
@@ -325,39 +315,49 @@ def make_settings(args):
         settings[key] = value[args.scale] if isinstance(value, dict) else value
     if args.channels == "thk" and settings["first_guess"] == "surface-minus-bed":
         settings["first_guess"] = "bicubic"  # without a bed there is nothing to subtract
-    return settings | training_runs.changed_settings(args) | {"seed": args.seed}
+    settings |= MAP_CROPS if args.maps else {}
+    if args.start_from:
+        settings |= FINE_TUNING
+    settings |= training_runs.changed_settings(args) | {"seed": args.seed}
+    return settings | training_runs.start_from_settings(args, settings)
 
 
 def prepare_run(args, fold, n_threads):
     """Return the settings of a run, its patches, and its settings so far (None: it is new).
 
     fold: (2, 5) of a cross-validation, or (). With --dry-run patches that would have to be made
-    are None. Raises InputError if the run exists with other settings, or cannot be trained.
+    are None. In place of patches a run on whole maps has its training maps, a list.
+    Raises InputError if the run exists with other settings, or cannot be trained.
     """
     settings, existing_settings = make_settings(args), training_runs.read_existing_settings(args)
-    training_runs.print_run(settings, model.count_flops(settings, side=41))
-    path, patches = prepare_data.load_or_make_patches(
-        args.run, args.scale, args.input, args.patches, args.source, existing_settings, fold,
-        args.map_options, args.dry_run)
-    settings |= {"patches": str(path), "n_threads": n_threads}
-    if patches is not None:
-        training_runs.require_trainable(path, patches, settings)
-        # Densities enter the formulas, not the patches, so a run keeps its own.
-        known_data = patches["data"] | (existing_settings["data"] if existing_settings else {})
-        densities = args.densities or known_data["densities"]
-        settings["data"] = patches["data"] | {"densities": densities}
-        if existing_settings:
-            require_same_settings(existing_settings, settings)
+    training_runs.print_run(settings, model.count_flops(settings, settings.get("crop_cells", 41)))
+    settings["n_threads"] = n_threads
+    if args.maps:
+        patches, settings["data"] = training_runs.read_maps(args, settings, existing_settings)
+    else:
+        path, patches = prepare_data.load_or_make_patches(
+            args.run, args.scale, args.input, args.patches, args.source, existing_settings, fold,
+            args.map_options, args.dry_run)
+        settings["patches"] = str(path)
+        if patches is not None:
+            training_runs.require_trainable(path, patches, settings)
+            # Densities enter the formulas, not the patches, so a run keeps its own.
+            known_data = patches["data"] | (existing_settings["data"] if existing_settings else {})
+            densities = args.densities or known_data["densities"]
+            settings["data"] = patches["data"] | {"densities": densities}
+    if existing_settings and patches is not None:
+        require_same_settings(existing_settings, settings)
     return settings, patches, existing_settings
 
 
 def train_and_evaluate(settings, patches, device, make_figures):
     """Train, calibrate and evaluate a run; return False if a signal stopped it."""
-    data = settings["data"]
+    data, is_on_maps = settings["data"], isinstance(patches, list)
     if data["synthetic"]:
         print("SYNTHETIC ice sheet: the figures below say nothing about a real place")
-    print(f"patches  {settings['patches']} ({data['source']}, {data['degrade']}, "
-          f"{describe_split(data)}), on {device['name']}, threads: {device['n_threads']}")
+    print((f"maps     {data['source']}" if is_on_maps else
+           f"patches  {settings['patches']} ({data['source']}, {data['degrade']}, "
+           f"{describe_split(data)})") + f", on {device['name']}, threads: {device['n_threads']}")
     try:
         is_complete = train(patches, settings, device["is_gpu"])
     except BaseException:
@@ -366,8 +366,12 @@ def train_and_evaluate(settings, patches, device, make_figures):
     if not is_complete:
         return False
     if settings["self_ensemble"]:
-        calibrate(settings["run"], patches)
-    evaluate.evaluate(settings["run"], make_figures=make_figures)
+        evaluate.calibrate(settings["run"], patches)
+    if is_on_maps:
+        print("no test patches were held out; test the run on a map that it was not trained on: "
+              f"python downscale.py MAP.nc --run {settings['run']} --reconstruct")
+    else:
+        evaluate.evaluate(settings["run"], make_figures=make_figures)
     return True
 
 
@@ -402,11 +406,13 @@ def main(argv=None):
     figures.select_backend(show=False)
     device = set_up_device()  # before TensorFlow computes anything
     if args.calibrate:
-        patches = prepare_data.load_or_make_patches(
-            args.run, args.scale, args.input, args.patches,
-            run_settings=checkpoints.read_settings(args.run), options=args.map_options)[1]
+        settings = checkpoints.read_settings(args.run)
+        patches = (training_runs.read_maps(args, settings, settings)[0] if args.maps else
+                   prepare_data.load_or_make_patches(
+                       args.run, args.scale, args.input, args.patches, run_settings=settings,
+                       options=args.map_options)[1])
         with checkpoints.lock_run(args.run):
-            calibrate(args.run, patches)
+            evaluate.calibrate(args.run, patches)
         return 0
     jobs, runs_by_fold = training_runs.list_jobs(args)
     if args.dry_run:

@@ -18,7 +18,7 @@ from pathlib import Path
 from icesheet import command_line, files
 from icesheet.command_line import InputError
 from icesheet.device import tf
-from icesheet.settings import SETTINGS_SCHEMA, hash_settings, read_validated_json
+from icesheet.settings import hash_settings, read_validated_json, settings_schema
 
 N_CHECKPOINTS_KEPT = 2  # checkpoints of latest/
 N_TRIES = 100           # to read a checkpoint that a training replaces all the time
@@ -45,10 +45,10 @@ def read_settings(run):
     is damaged, written by an older version, or of another run.
     """
     path = run_folder(run) / "settings.json"
-    settings = read_validated_json(path, SETTINGS_SCHEMA, "train the run " + (
+    settings = read_validated_json(path, settings_schema, "train the run " + (
         "again with --scale and --restart" if path.exists() else
         f"first: python train.py --run {run} --scale 2|4|8|16"))
-    if not settings["patches"]:
+    if not settings.get("patches") and "maps" not in settings["data"]:
         raise InputError(f'{path}: patches "", expected the path of a file; train the run again '
                          "with --scale and --restart")
     if settings["run"] != run:
@@ -220,6 +220,18 @@ def restore_best(objects, settings):
         raise InputError(f"{folder}: no checkpoint; train the run first: python train.py "
                          f"--run {settings['run']}")
     return {key: best[key] for key in ("epoch", "weights_sha256")}
+
+
+def restore_start(layers, start_from):
+    """Restore the layers that a training starts from: the best ones of another run.
+
+    start_from: of the settings, {"run", "weights_sha256"}. Raises InputError if that run has other
+    weights by now.
+    """
+    info = restore_best({"layers": layers}, read_settings(start_from["run"]))
+    if info["weights_sha256"] != start_from["weights_sha256"]:
+        raise InputError(f"run {start_from['run']} was trained again since this run was started "
+                         "from it; start this one over with --restart")
 
 
 def hash_weights(run):

@@ -63,12 +63,42 @@ def draw_training_patches(patches, patch_indices, crop_positions, settings, epoc
                 crop = utils.coarsen_fields(crop, factor, "area").astype(np.float32)
             field_crops.append(utils.apply_symmetry(crop[0], symmetry))
         fields.append(np.stack(field_crops))  # (patch, y, x)
-    if settings["thin_ice_share"]:
-        fields = augment_thin_ice(fields, settings["thin_ice_share"], rng,
-                                  get_densities(settings["data"]))
+    fields = augment_fields(fields, settings, rng)
     thk, topg = fields if len(fields) == 2 else (*fields, np.zeros_like(fields[0]))
     return [utils.build_levels(field, settings["scale"], settings["data"]["degrade"],
                                settings["grid"]) for field in (thk, topg)]
+
+
+def augment_fields(fields, settings, rng):
+    """Return [thk] or [thk, topg] (patch, y, x) [m] after the augmentations that change the ice."""
+    densities = get_densities(settings["data"])
+    if settings["thin_ice_share"]:
+        fields = augment_thin_ice(fields, settings["thin_ice_share"], rng, densities)
+    if settings.get("cut_ice_share"):
+        fields = cut_ice(fields, settings["cut_ice_share"], rng, densities)
+    return fields
+
+
+def cut_ice(fields, share, rng, densities=utils.DENSITIES):
+    """Make a share of the patches resemble glaciers that were cut out of an ice cap.
+
+    fields: [thk] or [thk, topg], (patch, y, x) [m]
+    In maps of single glaciers the ice of the neighbours is missing and its surface is the bed, so
+    surface minus bed is nearly exact along the cut and has to be left alone. In each selected patch
+    this is done to a random 20 to 80 % of the cells, in blobs of an eighth to half of the patch.
+    """
+    thk, *beds = (field.copy() for field in fields)
+    side = thk.shape[-1]
+    for patch in np.flatnonzero(rng.uniform(size=len(thk)) < share):
+        # A smooth random field: noise on a few cells, interpolated.
+        noise = rng.standard_normal((int(rng.integers(2, 9)),) * 2)
+        smooth = utils.upsample_fields(noise[None], (side, side), "area")[0]
+        cut = smooth > np.quantile(smooth, rng.uniform(0.2, 0.8))
+        for topg in beds:  # floating ice leaves the sea behind
+            grounded = cut & ~utils.is_floating(thk[patch], topg[patch], densities)
+            topg[patch][grounded] += thk[patch][grounded]
+        thk[patch][cut] = 0
+    return [thk, *beds]
 
 
 def augment_thin_ice(fields, share, rng, densities=utils.DENSITIES):

@@ -48,6 +48,13 @@ DEFAULTS_FOR_OLDER_FILES = {"densities": list(utils.DENSITIES), "variables_read"
 PATCH_FILE_SCHEMA = {key + "?" * (key in DEFAULTS_FOR_OLDER_FILES): schema
                      for key, (schema, _) in PATCH_FILE_ATTRIBUTES.items()}
 
+# `data` of a run on whole maps (training_maps.py): what decides the numbers.
+MAPS_SCHEMA = {
+    "maps": [{"source": str, "source_sha256": str, "variables_read": str, "time_index": int,
+              "spacing_m": float, "factors": [int], "weight": float}],
+    "source": str, "citation": str, "synthetic": bool, "degrade": ("area",), "crs": dict,
+    "densities": [float] * 2, "thk_norm_m": float, "topg_norm_m": float}
+
 UNCERTAINTY_SCHEMA = {  # what uncertainty.fit_intervals returns
     "slope": float, "intercept": float, "scale_by_thickness": bool, "constant_width": dict,
     "coverage_factors": {"all": float, None: float}, "n_patches": {"all": int, None: int},
@@ -80,31 +87,53 @@ SETTING_DESCRIPTIONS = {
     "augment": (bool, "whether every epoch cuts, flips and rotates the training patches again"),
     "crop_factors": ([int], "with augment: multiples of the map's spacing that patches are cut at"),
     "thin_ice_share": (float, "with augment: share of patches with artificially thinned ice"),
+    "cut_ice_share": (float, "with augment: share of patches whose ice is made land in part"),
+    "shared_weights": (bool, "one set of weights for all stages | one for every stage"),
+    "crop_cells": (int, "of a run on whole maps: side of a crop, a multiple of the scale"),
+    "crops_per_epoch": (int, "of a run on whole maps: crops that are drawn for an epoch"),
     "self_ensemble": (bool, "whether a prediction is the mean over 8 flips and rotations"),
     "validation": (bool, "whether a tenth of the training patches is held out for validation; "
                    "with a constant learning rate they also choose the best epoch"),
     "seed": (int, "random seed of the first weights and of all that is drawn in training"),
-    "patches": (str, "path of the file of patches"),
+    "patches": (str, "path of the file of patches; a run on whole maps has none"),
     "data": (PATCH_FILE_SCHEMA | {"crs": dict},
-             "PATCH_FILE_ATTRIBUTES of that file, and crs: attributes of the map's grid mapping"),
+             "PATCH_FILE_ATTRIBUTES of that file, and crs: attributes of the map's grid mapping; "
+             "of a run on whole maps MAPS_SCHEMA"),
+    "start_from": ({"run": str, "weights_sha256": str}, "run whose weights the training starts "
+                   "from, and their checksum"),
     "uncertainty": (UNCERTAINTY_SCHEMA, "calibrated prediction intervals, see train.calibrate"),
+    "uncertainty_of_scales": ({None: UNCERTAINTY_SCHEMA}, "the same for smaller scales"),
     "versions": ({None: str}, "of Python and the libraries that the first epoch was trained with"),
     "later_versions": ({None: {None: str}}, "the same of later epochs, by the first of them"),
     "n_threads": (int, "of the CPU that the run was trained with; others change last digits"),
 }
-SETTINGS_SCHEMA = {key + "?" * (key in ("uncertainty", "later_versions", "n_threads")): schema
+# What runs of older versions lack, and what that means. Where a run has these values its checksum
+# does not count them, so that a new setting leaves the checksums of older runs as they are.
+DEFAULTS_FOR_OLDER_RUNS = {"shared_weights": False, "cut_ice_share": 0.0}
+OPTIONAL = {"patches", "start_from", "crop_cells", "crops_per_epoch", "uncertainty",
+            "uncertainty_of_scales", "later_versions", "n_threads", *DEFAULTS_FOR_OLDER_RUNS}
+SETTINGS_SCHEMA = {key + "?" * (key in OPTIONAL): schema
                    for key, (schema, _) in SETTING_DESCRIPTIONS.items()}
 # Settings that do not decide the weights; nor does `epochs` where a training can go on.
-NOT_OF_THE_WEIGHTS = {"patches", "versions", "later_versions", "n_threads", "uncertainty"}
+NOT_OF_THE_WEIGHTS = {"patches", "versions", "later_versions", "n_threads", "uncertainty",
+                      "uncertainty_of_scales"}
+
+
+def settings_schema(content):
+    """Return the schema of the settings of a run, on patches or on whole maps."""
+    data = content.get("data") if isinstance(content, dict) else None
+    is_on_maps = isinstance(data, dict) and "maps" in data
+    return SETTINGS_SCHEMA | ({"data": MAPS_SCHEMA} if is_on_maps else {})
 
 
 def read_validated_json(path, schema, hint):
     """Read a JSON file that has to fit a schema; every file of settings or metrics is read here.
 
+    schema: of find_schema_error, or the function that returns it for a content
     hint: what the user can do. Raises InputError, naming the key, where the content does not fit.
     """
     content = files.read_json(path, hint)
-    error = find_schema_error(content, schema)
+    error = find_schema_error(content, schema(content) if callable(schema) else schema)
     if error:
         raise InputError(f"{path}: {error}: damaged, or written by an older version; {hint}")
     return content
@@ -179,11 +208,13 @@ def hash_settings(settings):
     ignored = NOT_OF_THE_WEIGHTS | {"run"} | (
         {"epochs"} if settings["schedule"] == "constant" else set())
     kept = {key: settings[key] for key in SETTING_DESCRIPTIONS
-            if key in settings and key not in ignored}
-    kept["data"] = DEFAULTS_FOR_OLDER_FILES | kept["data"]
-    kept["data"].pop("variables_read")  # unknown of older files
-    if kept["data"]["sea_level_m"] == 0:  # so that older runs keep their checksum
-        del kept["data"]["sea_level_m"]
+            if key in settings and key not in ignored
+            and settings[key] != DEFAULTS_FOR_OLDER_RUNS.get(key)}
+    if "maps" not in kept["data"]:
+        kept["data"] = DEFAULTS_FOR_OLDER_FILES | kept["data"]
+        kept["data"].pop("variables_read")  # unknown of older files
+        if kept["data"]["sea_level_m"] == 0:  # so that older runs keep their checksum
+            del kept["data"]["sea_level_m"]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -194,8 +225,10 @@ def require_same_settings(old_settings, settings):
     were moved.
     """
     ignored = NOT_OF_THE_WEIGHTS | ({"epochs"} if settings["schedule"] == "constant" else set())
-    defaults = DEFAULTS_FOR_OLDER_FILES | {"variables_read": settings["data"]["variables_read"]}
-    known = old_settings | {"data": defaults | old_settings["data"]}
+    defaults = {}
+    if "maps" not in settings["data"]:
+        defaults = DEFAULTS_FOR_OLDER_FILES | {"variables_read": settings["data"]["variables_read"]}
+    known = DEFAULTS_FOR_OLDER_RUNS | old_settings | {"data": defaults | old_settings["data"]}
     changed = {key: pair for key, pair in diff_settings(known, settings).items()
                if key.split(".")[0] not in ignored}
     if changed:

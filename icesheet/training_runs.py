@@ -3,21 +3,28 @@
 import argparse
 import json
 import math
+import re
 
-from icesheet import checkpoints, command_line, files, map_layout
+from icesheet import checkpoints, command_line, files, map_layout, training_maps
 from icesheet.command_line import InputError
 from icesheet.patches import read_patches
 from icesheet.scores import METRICS_SCHEMA
-from icesheet.settings import (CHANNELS, FIRST_GUESSES, GRADIENTS, SCALES, needs_topg,
-                               read_validated_json)
+from icesheet.settings import (
+    CHANNELS, FIRST_GUESSES, GRADIENTS, SCALES, diff_settings, format_differences, needs_topg,
+    read_validated_json)
 
+MAPS_SCALE = 16  # default for a training on whole maps, which then refines 2, 4 and 8 times too
 ASSUMED_FLOPS_PER_S = 55e9  # of 2 cores with AVX-512, measured on the default recipe at 8x
 # Settings of a run that an option changes: {key: (option, name of its argument)}.
 OPTIONS = {"first_guess": ("--first-guess", "first_guess"), "channels": ("--channels", "channels"),
            "gradients": ("--gradients", "gradients"), "epochs": ("--epochs", "epochs"),
            "consistency": ("--no-consistency", "consistency"), "learning_rate": ("--lr", "lr"),
            "batch_size": ("--batch-size", "batch_size")}
-USED_BY_CALIBRATION = {"calibrate", "run", "scale", "input", "patches", "variables", "xy_units"}
+USED_BY_CALIBRATION = {"calibrate", "run", "scale", "input", "patches", "variables", "xy_units",
+                       "factors", "weights"}
+# Settings that decide which layers a run has and what they are made for.
+ARCHITECTURE = ("scale", "grid", "first_guess", "channels", "bed_levels", "filters", "kernels",
+                "padding", "output_scale_m", "shared_weights")
 
 
 def add_training_arguments(parser, recipes):
@@ -27,7 +34,15 @@ def add_training_arguments(parser, recipes):
 
     add("--scale", "how many times finer the map becomes (default: that of the run or of the "
         "patches, else 8)", type=int, choices=SCALES)
-    add("--input", "map to make the patches from (default: that of the patches)", metavar="MAP.nc")
+    add("--input", "map to make the patches from (default: that of the patches); several maps are "
+        "trained on whole, by crops from anywhere in them, and nothing is held out",
+        metavar="MAP.nc", nargs="+")
+    add("--factors", "for each map of --input the factors by which its crops are coarsened, 1,2,4 "
+        "(default: those of 1, 2, 4 and 8 that leave room for a crop)", metavar="LIST", nargs="+")
+    add("--weights", "for each map of --input how often it is drawn, relative to the others of its "
+        "size (default: 1)", metavar="W", nargs="+", type=float)
+    add("--start-from", "fine-tune: start from the weights of this run, on whole maps",
+        metavar="RUN")
     add("--patches", "file of prepare_data.py (default: the one in data/ with what is wanted)",
         metavar="FILE")
     add("--synthetic", "train on the synthetic ice sheet (the default if no --run, --input or "
@@ -75,6 +90,7 @@ def parse_training_arguments(doc, recipes, argv):
     args = parser.parse_args(argv)
     args.given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     args.map_options = map_layout.parse_map_options(args)
+    choose_maps(args)
     check_training_arguments(args)
     choose_run(args)
     return args
@@ -83,6 +99,78 @@ def parse_training_arguments(doc, recipes, argv):
 def option_text(name):
     """Return an option as it is typed, from the name of its argument."""
     return "--no-consistency" if name == "consistency" else f"--{name.replace('_', '-')}"
+
+
+def choose_maps(args):
+    """Fill in `maps`, the maps to be trained on whole, or None; `input` is one map, for patches.
+
+    factors and weights become lists with an entry for each map.
+    """
+    args.maps = None
+    if args.input and (len(args.input) > 1 or args.factors or args.weights or args.start_from):
+        args.maps = args.input
+    args.input = args.input[0] if args.input and not args.maps else None
+    if not args.maps:
+        for name in ("factors", "weights", "start_from"):
+            if name in args.given:
+                raise InputError(f"{option_text(name)} needs the maps to train on: --input A.nc ..")
+        return
+    for name in ("patches", "synthetic", "crossval", "seeds"):
+        if name in args.given:
+            raise InputError(f"{option_text(name)} is for patches; a training on whole maps "
+                             "(several --input, --factors, --weights, --start-from) cannot have "
+                             "it")
+    for name in ("factors", "weights"):
+        n_given = len(getattr(args, name) or args.maps)
+        if n_given != len(args.maps):
+            raise InputError(f"{option_text(name)}: {n_given} values for {len(args.maps)} maps of "
+                             "--input; expected one for each")
+    args.weights = args.weights or [1.0] * len(args.maps)
+    if not all(0 < weight < 1e6 for weight in args.weights):
+        raise InputError(f"--weights {' '.join(f'{w:g}' for w in args.weights)}: expected numbers "
+                         "above 0")
+    texts = args.factors or [None] * len(args.maps)
+    for text in texts:
+        if text is not None and not re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", text):
+            raise InputError(f"--factors {text}: expected whole numbers from 1 to 99 with commas "
+                             "between them, 1,2,4, for each map of --input")
+    args.factors = [text and [int(number) for number in text.split(",")] for text in texts]
+
+
+def read_maps(args, settings, existing_settings):
+    """Read the maps of --input; return them and the `data` of the run (training_maps.py).
+
+    Raises InputError if the maps cannot be trained on, or the run was trained on others.
+    """
+    known = (existing_settings or {}).get("data", {})
+    densities = args.densities or known.get("densities")
+    maps, data = training_maps.read_training_maps(
+        args.maps, args.factors, args.weights, settings["crop_cells"],
+        args.map_options | {"densities": densities})
+    if "densities" in known:
+        data["densities"] = list(densities)
+    if existing_settings and "maps" not in known:
+        raise InputError(f"run {args.run} was trained on patches, not on whole maps; choose "
+                         "another name with --run, or --restart to start it over")
+    return maps, data
+
+
+def start_from_settings(args, settings):
+    """Return {"start_from": ...} for settings of a run that starts from another, else {}.
+
+    Raises InputError, naming what differs, if the layers of that run do not fit.
+    """
+    if not args.start_from:
+        return {}
+    start = checkpoints.read_settings(args.start_from)
+    keys = [key for key in ARCHITECTURE if key != "scale" or not start.get("shared_weights")]
+    differences = diff_settings({key: start.get(key) for key in keys},
+                                {key: settings.get(key) for key in keys})
+    if differences:
+        raise InputError(f"--start-from {args.start_from}: its layers do not fit the run: "
+                         f"{format_differences(differences)}; leave out what changes them")
+    return {"start_from": {"run": args.start_from,
+                           "weights_sha256": checkpoints.hash_weights(args.start_from)}}
 
 
 def check_training_arguments(args):
@@ -114,6 +202,15 @@ def check_training_arguments(args):
 def choose_run(args):
     """Fill in the name of the run, its scale, and where its patches may come from."""
     is_named, scale_of_patches = args.run is not None, None
+    if args.start_from and args.start_from == args.run:
+        raise InputError(f"--start-from {args.run} is the run itself; choose another name with "
+                         "--run for the new one")
+    if args.start_from:
+        start = checkpoints.read_settings(command_line.check_run_name(args.start_from))
+        args.scale = args.scale or start["scale"]
+        args.recipe = args.recipe if "recipe" in args.given else start["recipe"]
+    elif args.maps and args.scale is None and not is_named:
+        args.scale = MAPS_SCALE
     if args.scale is None and args.patches is not None:
         scale_of_patches = read_patches(args.patches)["scale"]
     args.run = command_line.check_run_name(
@@ -121,7 +218,7 @@ def choose_run(args):
     if args.scale is None:
         exists = (checkpoints.run_folder(args.run) / "settings.json").exists()
         args.scale = (checkpoints.read_settings(args.run)["scale"] if exists
-                      else scale_of_patches or 8)
+                      else scale_of_patches or (MAPS_SCALE if args.maps else 8))
     # A run named with --run never trains on the synthetic ice sheet unless --synthetic is given.
     args.source = ("synthetic" if args.synthetic else
                    "map" if is_named and args.patches is None else "any")
