@@ -190,21 +190,37 @@ def calibrate(run, patches):
         raise InputError(f"run {run} has self_ensemble = false; calibration needs the ensemble "
                          "spread. Train a run with self_ensemble = true")
     layers, _ = load_layers(settings)
-    draws, fits = draw_calibration_crops(patches, settings), {}
+    draws = draw_calibration_crops(patches, settings)
+
+    def collect_samples(scale):
+        return [collect_calibration_sample(model.take_last_stages(layers, scale), fields,
+                                           settings | {"scale": scale}) for fields in draws]
+
+    fits = fit_scales(settings, collect_samples)
+    if fits:
+        write_fits(settings, fits)
+
+
+def fit_scales(settings, collect_samples, is_held_out=False):
+    """Fit the prediction intervals of a run for every scale that it serves: {scale: fit}.
+
+    collect_samples(scale): the samples for uncertainty.fit_intervals; is_held_out: see there
+    Returns {} without any ice to calibrate on.
+    """
+    fits = {}
     for scale in [scale for scale in SCALES if scale == settings["scale"] or (
             scale < settings["scale"] and settings.get("shared_weights"))]:
-        samples = [collect_calibration_sample(model.take_last_stages(layers, scale), fields,
-                                              settings | {"scale": scale}) for fields in draws]
-        samples = [sample for sample in samples if sample["types"]["all"].any()]
+        samples = [sample for sample in collect_samples(scale) if sample["types"]["all"].any()]
         if not samples:
             print("warning: not calibrated: there is no ice in the patches that were drawn for it")
-            return
-        fits[scale] = fit = uncertainty.fit_intervals(samples, settings["channels"] == "normalised")
+            return {}
+        fits[scale] = fit = uncertainty.fit_intervals(
+            samples, settings["channels"] == "normalised", is_held_out)
         factors = ", ".join(f"{name} {value:.2f}"
                             for name, value in fit["coverage_factors"].items())
         print(f"{scale}x calibrated on {fit['n_patches']['all']} training and {fit['n_held_out']} "
               f"held-out patches: coverage factors {factors}")
-    write_fits(settings, fits)
+    return fits
 
 
 def write_fits(settings, fits):

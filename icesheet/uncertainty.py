@@ -30,7 +30,7 @@ MAX_SHARE_ABOVE_P99 = 0.05  # of a map's cells above the calibration's 99th perc
 MAX_BOUNDARY_RATIO = 3  # boundary zone of a map, relative to that of the calibration
 
 
-def fit_intervals(samples, scale_by_thickness):
+def fit_intervals(samples, scale_by_thickness, is_held_out=False):
     """Calibrate prediction intervals on the errors of a run: `uncertainty` of its settings.
 
     samples: of the training patches and, where there are any, of the validation patches; dicts of
@@ -39,6 +39,8 @@ def fit_intervals(samples, scale_by_thickness):
       types: {predicted surface type, or "all": its undetermined cells (bool)}
     scale_by_thickness: divide by the local thickness, for runs with normalised channels: ice half
       as thick with half the spread then has intervals half as wide.
+    is_held_out: the first sample too is of places that the network was not trained on, so what
+    covers 90 % of it needs no inflation.
 
     Returns the fit:
       slope, intercept, scale_by_thickness: see compute_half_width
@@ -55,7 +57,7 @@ def fit_intervals(samples, scale_by_thickness):
     n_patches = {name: int(cells.any(axis=(1, 2)).sum()) for name, cells in types.items()}
     fit = fit_spread_line(training, scale_by_thickness) | {"n_patches": n_patches}
     fit["coverage_factors"] = find_coverage_factors(training, fit)
-    inflation = find_inflation(validation, fit)
+    inflation = 1.0 if is_held_out else find_inflation(validation, fit)
     fit["coverage_factors"] = {name: inflation * factor
                                for name, factor in fit["coverage_factors"].items()}
     standardised = [standardise(sample, fit) for sample in samples]
@@ -64,7 +66,8 @@ def fit_intervals(samples, scale_by_thickness):
         "variance": float(np.nanmean(standardised[0]**2)),
         "cells_per_effective_sample": {name: cells_per_effective_sample(standardised[0], cells)
                                        for name, cells in types.items()},
-        "n_held_out": len(validation[0]["spread"]) if validation else 0,
+        "n_held_out": sum(len(sample["spread"])
+                          for sample in (samples if is_held_out else validation)),
         "spread_p99_m": float(np.nanquantile(spread, 0.99)),
         "boundary_share": float(types["boundary_zone"].sum() / max(types["all"].sum(), 1)),
         "constant_width": {method: fit_constant_width(samples, method)
