@@ -15,7 +15,7 @@ SCALES = (2, 4, 8, 16)
 FIRST_GUESSES = ("none", "bicubic", "surface-minus-bed")
 CHANNELS = ("thk", "thk+topg", "normalised")
 GRADIENTS = ("stage", "end-to-end")
-LOSSES = ("mse", "rmse")
+LOSSES = ("mse", "rmse", "balanced")
 SELF_ENSEMBLE_MEMBERS = {1: (0,), 2: (0, 3), 4: (0, 3, 5, 6), 8: range(8)}  # see apply_symmetry
 
 # What decides the numbers in a file of patches: {attribute: (schema, meaning)}, schemas as of
@@ -51,7 +51,7 @@ PATCH_FILE_SCHEMA = {key + "?" * (key in DEFAULTS_FOR_OLDER_FILES): schema
 # `data` of a run on whole maps (training_maps.py): what decides the numbers.
 MAPS_SCHEMA = {
     "maps": [{"source": str, "source_sha256": str, "variables_read": str, "time_index": int,
-              "spacing_m": float, "factors": [int], "weight": float}],
+              "spacing_m": float, "factors": [int], "weight": float, "sea_level_m": float}],
     "source": str, "citation": str, "synthetic": bool, "degrade": ("area",), "crs": dict,
     "densities": [float] * 2, "thk_norm_m": float, "topg_norm_m": float}
 

@@ -49,7 +49,7 @@ def read_training_maps(paths, factors, weights, crop_cells, options):
             "source": ice_map["name"], "source_sha256": ice_map["sha256"],
             "variables_read": ice_map["variables_read"], "spacing_m": ice_map["spacing_m"],
             "time_index": -1 if ice_map["time_index"] is None else ice_map["time_index"],
-            "factors": chosen, "weight": float(weight)})
+            "factors": chosen, "weight": float(weight), "sea_level_m": ice_map["sea_level_m"]})
         citations.append(ice_map["citation"] or ice_map["title"] or ice_map["name"])
     thk_max_m = max(float(ice_map["thk"].max()) for ice_map in maps)
     topg_max_m = max(float(np.abs(ice_map["topg"][ice_map["usable"]]).max(initial=1))

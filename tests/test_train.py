@@ -57,7 +57,8 @@ def test_original_recipe_is_the_published_one(folder, scale, epochs, rate):
 def test_every_setting_has_its_meaning_and_only_those(folder, recipe):
     """Some come with the patches and the machine, not with the recipe."""
     settings = settings_of("--scale", "8", "--recipe", recipe)
-    later = {"patches", "data", "versions", "later_versions", "n_threads", "uncertainty"}
+    later = {"patches", "data", "versions", "later_versions", "n_threads", "uncertainty",
+             "uncertainty_of_scales", "start_from", "crop_cells", "crops_per_epoch"}
     assert set(settings) | later == set(SETTING_DESCRIPTIONS)
     assert set(example_settings()) | later == set(SETTING_DESCRIPTIONS)
 

@@ -34,20 +34,20 @@ from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.settings import SCALES
 
-# Training maps: region, and the factors by which crops are coarsened. The 5 km map is interpolated
-# from 8 km and the Rhone map is smooth at 10 m, so neither is used at its own resolution.
+# Training maps: region, the factors by which crops are coarsened, weight. The 5 km map is
+# interpolated from 8 km and the Rhone map is smooth at 10 m, so neither is used as it is.
 MAPS = {
-    "antarctica_bedmachine_8km.nc": ("antarctica", "1,2,4"),
-    "antarctica_bedmachine_5km.nc": ("antarctica", "2,3"),
-    "regions/antarctica_byrd_bedmachine_v3_500m.nc": ("antarctica", "1,2"),
-    "regions/antarctica_maudwest_bedmachine_v3_5km_median.nc": ("antarctica", "1"),
-    "regions/antarctica_maudeast_bedmachine_v3_5km_median.nc": ("antarctica", "1"),
-    "regions/antarctica_getz_bedmachine_v3_5km_median.nc": ("antarctica", "1"),
-    "regions/antarctica_totten_bedmachine_v3_5km_median.nc": ("antarctica", "1"),
-    "regions/greenland_bedmachine_v5_4.8km.nc": ("greenland", "1,2"),
-    "regions/greenland_rink_bedmachine_v4_600m.nc": ("greenland", "1,2"),
-    "regions/alps_pennine_east_100m.nc": ("glaciers", "1,2"),
-    "regions/alps_rhone_10m.nc": ("glaciers", "2,4"),
+    "antarctica_bedmachine_8km.nc": ("antarctica", "1,2,4", "1"),
+    "antarctica_bedmachine_5km.nc": ("antarctica", "2,3", "1"),
+    "regions/antarctica_byrd_bedmachine_v3_500m.nc": ("antarctica", "1,2", "1"),
+    "regions/antarctica_maudwest_bedmachine_v3_5km_median.nc": ("antarctica", "1", "1"),
+    "regions/antarctica_maudeast_bedmachine_v3_5km_median.nc": ("antarctica", "1", "1"),
+    "regions/antarctica_getz_bedmachine_v3_5km_median.nc": ("antarctica", "1", "1"),
+    "regions/antarctica_totten_bedmachine_v3_5km_median.nc": ("antarctica", "1", "1"),
+    "regions/greenland_bedmachine_v5_4.8km.nc": ("greenland", "1,2", "1.5"),
+    "regions/greenland_rink_bedmachine_v4_600m.nc": ("greenland", "1,2", "1"),
+    "regions/alps_pennine_east_100m.nc": ("glaciers", "1,2", "2"),
+    "regions/alps_rhone_10m.nc": ("glaciers", "2,4", "1"),
 }
 # Which region each run leaves out. The last one keeps the window of the 5 km map, and nothing else
 # of Antarctica.
@@ -88,17 +88,17 @@ def write_window(data, folder):
 
 
 def list_training_maps(data, run, folder):
-    """Return the paths of a run's training maps and their factors (texts), two lists."""
-    kept = {Path(data) / name: factors for name, (region, factors) in MAPS.items()
+    """Return the paths of a run's training maps, their factors and weights: lists of texts."""
+    kept = {str(Path(data) / name): options for name, (region, *options) in MAPS.items()
             if region != RUNS[run]}
     if run == "map_with_antarctic_window":
-        kept[write_window(data, folder)] = "2,3"
-    return list(map(str, kept)), list(kept.values())
+        kept[str(write_window(data, folder))] = "2,3", "2"  # alone it stands for the continent
+    return list(kept), *zip(*kept.values(), strict=True)
 
 
 def list_scored_maps(run):
     """Return {map: region} of the maps that a run is scored on: none of them did it see."""
-    left_out = {name: region for name, (region, _) in MAPS.items() if region == RUNS[run]}
+    left_out = {name: region for name, (region, *_) in MAPS.items() if region == RUNS[run]}
     return NEVER_USED if run == "map" else left_out | {
         name: region for name, region in NEVER_USED.items() if region == RUNS[run]}
 
@@ -229,9 +229,9 @@ def main(argv=None):
         raise InputError("expected --train RUN, --score RUN or --calibrate")
     if args.train:
         with files.scratch_folder(files.DATA) as folder:
-            paths, factors = list_training_maps(args.data, args.train, folder)
+            paths, factors, weights = list_training_maps(args.data, args.train, folder)
             return train.main(["--recipe", "map", "--run", args.train, "--input", *paths,
-                               "--factors", *factors]
+                               "--factors", *factors, "--weights", *weights]
                               + (["--epochs", args.epochs] if args.epochs else []))
     set_up_device()
     if args.calibrate:
