@@ -36,8 +36,7 @@ import evaluate
 import model
 import prepare_data
 import utils
-from icesheet import (
-    checkpoints, command_line, crops, figures, training_maps, training_runs)
+from icesheet import checkpoints, command_line, crops, figures, training_maps, training_runs
 from icesheet.device import compile_with_xla, set_up_device, tf
 from icesheet.patches import describe_split, make_chain_inputs, training_and_validation_indices
 from icesheet.settings import hash_settings, require_same_settings
@@ -130,8 +129,7 @@ def compute_detail(thk):
     """
     detail = [fine - model.regrid_level(coarse, fine.shape[1:], utils.linear_matrix, "area")
               for coarse, fine in zip(thk[:-1], thk[1:], strict=True)]
-    return tf.stack([tf.sqrt(tf.reduce_mean(tf.square(field), axis=(1, 2)) + 1)
-                     for field in detail])
+    return tf.sqrt(tf.stack([tf.reduce_mean(field**2, axis=(1, 2)) for field in detail]) + 1)
 
 
 def make_train_step(layers, optimizer, settings):

@@ -134,16 +134,16 @@ def test_a_chain_starts_anew_from_the_true_thickness_of_a_level():
     assert np.abs(whole[-1][1] - last[-1][1]).max() > 0.1
 
 
-def test_training_on_maps_resumes_and_refines_by_every_scale(two_maps, capsys):
+def test_a_training_on_maps_refines_by_every_scale_and_others_start_from_it(
+        two_maps, capsys, monkeypatch):
     command = ["--recipe", "map", "--scale", "4", "--run", "places", "--input", *two_maps]
-    assert train.main([*command, "--epochs", "3"]) == 0
+    assert train.main([*command, "--epochs", "2"]) == 0
     settings = checkpoints.read_settings("places")
     assert [(entry["source"], entry["factors"], entry["weight"], len(entry["source_sha256"]))
             for entry in settings["data"]["maps"]] == [("a.nc", [1, 2], 1.0, 64),
                                                        ("b.nc", [1], 1.0, 64)]
     assert settings["data"]["citation"] == "map A; B et al. (2000)"
     assert set(settings["uncertainty_of_scales"]) == {"2"} and "patches" not in settings
-    whole = checkpoints.hash_weights("places")
     assert "no test patches" in capsys.readouterr().out
     for scale in (2, 4):
         assert downscale.main(["a.nc", "--run", "places", "--scale", str(scale), "--output",
@@ -155,17 +155,7 @@ def test_training_on_maps_resumes_and_refines_by_every_scale(two_maps, capsys):
     with pytest.raises(InputError, match="has no test patches"):
         evaluate.main(["--run", "places"])
 
-    # Stopped after one epoch, it goes on to the same weights.
-    train.main([*command, "--epochs", "3", "--restart"])
-    assert checkpoints.hash_weights("places") == whole
-    write_plain_map("b.nc", made_map((20, 30), seed=2))
-    status, error = run_main(train.main, [*command, "--epochs", "3"], capsys)
-    assert status == 2 and "exists with other settings" in error and "data.maps" in error
-
-
-def test_a_run_starts_from_the_weights_of_another(two_maps, capsys, monkeypatch):
-    assert train.main(["--recipe", "map", "--scale", "4", "--run", "places", "--input", *two_maps,
-                       "--epochs", "2"]) == 0
+    # Another run starts from its weights.
     monkeypatch.setattr(train, "FINE_TUNING", train.FINE_TUNING | {"epochs": 1,
                                                                    "learning_rate": 1e-9})
     tune = ["--start-from", "places", "--run", "mine", "--input", "b.nc"]
@@ -181,9 +171,12 @@ def test_a_run_starts_from_the_weights_of_another(two_maps, capsys, monkeypatch)
     shutil.rmtree("checkpoints/mine")
     status, error = run_main(train.main, [*tune, "--channels", "thk+topg"], capsys)
     assert status == 2 and "channels normalised -> thk+topg" in error
-    assert train.main([*tune, "--scale", "2"]) == 0  # fewer stages of the same network
     status, error = run_main(train.main, ["--start-from", "none", *tune[2:]], capsys)
-    assert status == 2 and "none" in error
+    assert status == 2 and "checkpoints/none/settings.json" in error
+
+    write_plain_map("b.nc", made_map((20, 30), seed=2))
+    status, error = run_main(train.main, [*command, "--epochs", "2"], capsys)
+    assert status == 2 and "exists with other settings" in error and "data.maps" in error
 
 
 @pytest.mark.parametrize("options, message", [

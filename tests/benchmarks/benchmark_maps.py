@@ -1,6 +1,6 @@
 """Speed of downscaling a whole map, and the network's share of it.
 
-    python tests/benchmarks/benchmark_maps.py MAP.nc RUN [RUN ...]       # map_x2: about 2 minutes
+    python tests/benchmarks/benchmark_maps.py MAP.nc RUN [RUN ...]       # map:2: about 2 minutes
 
 Measures all that downscale.py does but the figure, and the rate of a large matrix product in the
 same process. For each run it prints
@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 1, 2)]  # tests, the scripts
 
+import other_ice_sheets
 from benchmark_training import matrix_product_flops
 
 import downscale
@@ -53,18 +54,21 @@ def main():
     product = matrix_product_flops()
     print(f"matrix product 4096   {product / 1e9:.1f} GFLOP/s")
     for run in sys.argv[2:]:
-        settings, calls = checkpoints.read_settings(run), []
+        (name, scale), calls = other_ice_sheets.split_run(run), []
+        settings = checkpoints.read_settings(name)
+        scale = scale or settings["scale"]
         model.predict_ensemble = timed(predict, calls)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             start = time.perf_counter()
-            downscale.downscale_map(run, sys.argv[1], f"{folder}/fine.nc")
+            downscale.downscale_map(name, sys.argv[1], f"{folder}/fine.nc", scale=scale)
             whole = time.perf_counter() - start
         seconds, cells = np.sum(calls, axis=0)
-        n = ice_map["thk"].size * settings["scale"] ** 2
+        n = ice_map["thk"].size * scale**2
         members = 8 if settings["self_ensemble"] else 1
-        flops = cells * members * model.count_flops(settings, 41) / 41**2 / seconds
+        flops_per_patch = model.count_flops(settings | {"scale": scale}, 41)
+        flops = cells * members * flops_per_patch / 41**2 / seconds
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"{run}, {settings['scale']}x, {members} members: {n / whole / 1e6:.3f} million fine "
+        print(f"{name}, {scale}x, {members} members: {n / whole / 1e6:.3f} million fine "
               f"cells a second ({whole:.0f} s); network {seconds / whole:.0%} of the time, "
               f"{flops / 1e9:.1f} GFLOP/s, {flops / product:.0%} of the product; halos "
               f"{cells / n:.2f}; outside the network {1 - seconds / whole:.0%}; {memory:.2f} GB",

@@ -19,7 +19,9 @@ import netCDF4
 import numpy as np
 import scipy.ndimage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (0, 2)]  # benchmarks, scripts
+
+import other_ice_sheets
 
 import downscale
 import utils
@@ -78,12 +80,12 @@ def compare(state, ice_map, run, scale):
 
 
 def main():
-    run = sys.argv[2] if len(sys.argv) > 2 else "map_x4"
+    run, scale = other_ice_sheets.split_run(sys.argv[2] if len(sys.argv) > 2 else "map:4")
     set_up_device()
     ice_map = map_files.read_map(sys.argv[1])
     files.choose_checkpoints(run)
     files.CHECKPOINTS = files.CHECKPOINTS.resolve()
-    scale = checkpoints.read_settings(run)["scale"]
+    scale = scale or checkpoints.read_settings(run)["scale"]
     ny, nx = (n // scale * scale for n in ice_map["thk"].shape)
     ice_map |= {"x": ice_map["x"][:nx], "y": ice_map["y"][:ny]} | {
         name: ice_map[name][:ny, :nx] for name in ("thk", "topg")}

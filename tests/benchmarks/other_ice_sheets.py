@@ -3,7 +3,8 @@
     python tests/benchmarks/other_ice_sheets.py MAP.nc RUN [RUN ...]       # 6 minutes and more
 
 MAP.nc: the 8 km BedMachine grid (another map with thk and topg gives other numbers). RUN: runs of
-one scale. All four ice sheets have large ice-free areas, which Antarctica has not:
+one scale, map:4 for a run of several. All four ice sheets have large ice-free areas, which
+Antarctica has not:
 - thinned: 1000 m less ice on a bed 1000 m higher, without the ice that would float
 - mountain: 1500 m less ice on a bed 2000 m higher, then all heights a quarter, on cells of 1 km
 - flow, land: from an ice-flow model of East Antarctica on its isostatically rebounded bed, with a
@@ -100,12 +101,18 @@ def make_maps(path):
            simulate_flow(0.6 * start, bed, 1000.0, 400, 2000, 1.0, 0.006), bed)
 
 
+def split_run(text):
+    """Return a run and a scale, (name, None) without: of `map:4`, a run of several scales at 4x."""
+    run, _, scale = text.partition(":")
+    return run, int(scale) if scale else None
+
+
 def reconstruct(run, ice_map):
     """Coarsen a map in memory and reconstruct it with a run, without progress on screen.
 
     Returns {method: (y, x) [m]}, the fine and the coarse map, the settings and the scale.
     """
-    settings, scale, chain, _ = downscale.open_run(run)
+    settings, scale, chain, _ = downscale.open_run(*split_run(run))
     fine, coarse = reconstruction.coarsen_map(ice_map, scale)
     with contextlib.redirect_stdout(io.StringIO()):
         by_method = downscale.reconstruct(chain, fine, coarse, settings, scale)
