@@ -122,8 +122,10 @@ def describe_uncertainty(fit, trained_on, bed):
         bed_text = (f"Includes the bed's standard error from {bed['name']} on grounded ice, "
                     "reduced to its variation within a coarse cell (correlation length "
                     f"{uncertainty.BED_LENGTH_M / 1000:g} km).")
-    return (f"Half-width of the 90 % prediction interval of thk. Calibrated on "
-            f"{fit['n_patches']['all']} training and {fit['n_held_out']} held-out patches of "
+    crops = f"{fit['n_patches']['all']} training and {fit['n_held_out']} held-out patches of"
+    if fit["n_held_out"] >= fit["n_patches"]["all"]:  # errors of other runs, which left regions out
+        crops = f"{fit['n_held_out']} crops, each of a region that the network had not seen, from"
+    return (f"Half-width of the 90 % prediction interval of thk. Calibrated on {crops} "
             f"{trained_on}. 0 where the coarse map has no ice. Does not include errors of the "
             f"coarse map. {bed_text}")
 

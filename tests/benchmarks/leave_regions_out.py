@@ -49,10 +49,10 @@ MAPS = {
     "regions/alps_pennine_east_100m.nc": ("glaciers", "1,2", "2"),
     "regions/alps_rhone_10m.nc": ("glaciers", "2,4", "1"),
 }
-# Which region each run leaves out. The last one keeps the window of the 5 km map, and nothing else
-# of Antarctica.
-RUNS = {"map": None, "map_without_antarctica": "antarctica", "map_without_greenland": "greenland",
-        "map_without_glaciers": "glaciers", "map_with_antarctic_window": "antarctica"}
+# Which region each run leaves out. Of Antarctica the window of the 5 km map is kept, at 10 and
+# 15 km: without any ice shelf in training nothing could be learnt of floating ice.
+RUNS = {"map": None, "map_with_antarctic_window": "antarctica",
+        "map_without_greenland": "greenland", "map_without_glaciers": "glaciers"}
 NEVER_USED = {  # test maps: their region
     "other_models/GRL-16KM_TOPO-M17.nc": "greenland",
     "other_models/aletsch_basic_geology.nc": "glaciers",
@@ -60,6 +60,7 @@ NEVER_USED = {  # test maps: their region
     "other_models/nbreen_input.nc": "glaciers",
     "other_models/Antarctica_64km.nc": "antarctica",
     "other_models/bedmap2_schmidtko14_50km.nc": "antarctica"}
+WINDOW_SOURCE = "antarctica_bedmachine_5km.nc"
 MIN_COARSE_CELLS = 6       # along the shorter side of a map that is scored
 SMALL_GLACIER_M2 = 2e6     # connected ice of less area is a small glacier
 N_CALIBRATION_CROPS = 60   # of each region
@@ -68,7 +69,7 @@ N_CALIBRATION_CROPS = 60   # of each region
 def write_window(data, folder):
     """Write the window of the 5 km map to a file of its own; return its path."""
     path = Path(folder) / "antarctica_window_5km.nc"
-    with netCDF4.Dataset(Path(data) / "antarctica_bedmachine_5km.nc") as source, \
+    with netCDF4.Dataset(Path(data) / WINDOW_SOURCE) as source, \
             netCDF4.Dataset(path, "w") as ds:
         x, y = source["x"][:], source["y"][:]
         x0, x1, y0, y1 = prepare_data.WINDOW_M
@@ -96,23 +97,28 @@ def list_training_maps(data, run, folder):
     return list(kept), *zip(*kept.values(), strict=True)
 
 
+def list_left_out_maps(region):
+    """Return the names of the training maps of a region: what the run without it never saw."""
+    return [name for name, (own_region, *_) in MAPS.items()
+            if own_region == region and name != WINDOW_SOURCE]
+
+
 def list_scored_maps(run):
     """Return {map: region} of the maps that a run is scored on: none of them did it see."""
-    left_out = {name: region for name, (region, *_) in MAPS.items() if region == RUNS[run]}
-    return NEVER_USED if run == "map" else left_out | {
-        name: region for name, region in NEVER_USED.items() if region == RUNS[run]}
+    region = RUNS[run]
+    return NEVER_USED if run == "map" else dict.fromkeys(list_left_out_maps(region), region) | {
+        name: own_region for name, own_region in NEVER_USED.items() if own_region == region}
 
 
 def collect_left_out_samples(data, scale):
     """Return {region: calibration sample}, of the run that was trained without the region."""
     samples = {}
     for run, region in RUNS.items():
-        if region is None or run == "map_with_antarctic_window":
+        if region is None:
             continue
-        settings = checkpoints.read_settings(run)
-        paths = [Path(data) / name for name in MAPS if MAPS[name][0] == region]
-        factors = [[int(number) for number in MAPS[name][1].split(",")]
-                   for name in MAPS if MAPS[name][0] == region]
+        settings, names = checkpoints.read_settings(run), list_left_out_maps(region)
+        paths = [Path(data) / name for name in names]
+        factors = [[int(number) for number in MAPS[name][1].split(",")] for name in names]
         with contextlib.redirect_stdout(io.StringIO()):
             maps, _ = training_maps.read_training_maps(
                 paths, factors, [1.0] * len(paths), settings["crop_cells"], {})
