@@ -37,8 +37,8 @@ import evaluate
 import model
 import utils
 from icesheet import (
-    beds, checkpoints, command_line, downscaling_options, figures, files, fine_map, map_files,
-    map_layout, reconstruction, subgrid, tiles, uncertainty)
+    beds, checkpoints, command_line, downscaling_options, figures, files, fine_map, ice_numbers,
+    map_files, map_layout, reconstruction, subgrid, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.settings import get_densities, needs_topg, with_densities, with_self_ensemble
@@ -273,6 +273,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
                 for number, (map_at_time, bed_at_time) in enumerate(slices, 1))
             fine_map.write_tiles(output, tiles_by_time, ice_map, bed, layout, attributes)
             print(f"wrote    {output}")
+        ice_numbers.print_ice_numbers(output)
     if strip == (1, 1):
         save_figure_or_warn(
             lambda: figures.plot_downscaled(output, ice_map, effective, scale),

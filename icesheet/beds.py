@@ -234,11 +234,12 @@ def describe_bed_difference(ice_map, bed):
         difference, smooth, difference - smooth))
     advice = ""
     if smooth_rms > max(MAX_SMOOTH_RMS_M, rest_rms / 2):
-        advice = (f"; {bed['reference']['name']} is not of the time of {bed['name']}" if
-                  bed["reference"] else "; it has moved: add --reference-bed with the bed of "
+        advice = (f"; smooth, as if {bed['reference']['name']} were of another time than "
+                  f"{bed['name']}" if bed["reference"] else
+                  "; smooth, as if it has moved: add --reference-bed with the bed of "
                   f"{ice_map['name']} when it was that of {bed['name']}")
     if rest_rms > MAX_REST_RMS_M:
-        advice += "; it is of another data set: give the one that the map was made with"
+        advice += "; rough, as of another data set: give the one that the map was made with"
     return [f"{'warning' if advice else 'note'}: {name}: RMS {rms:.1f} m under ice (smooth over "
             f"{SMOOTH_LENGTH_M / 1000:g} km: mean {smooth.mean():.1f} m, RMS {smooth_rms:.1f} m; "
             f"the rest: RMS {rest_rms:.1f} m){advice}"]

@@ -9,7 +9,7 @@ import numpy as np
 
 import utils
 from icesheet import (
-    beds, checkpoints, files, map_files, map_layout, projections, tiles, uncertainty)
+    beds, checkpoints, files, ice_numbers, map_files, map_layout, projections, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.settings import get_densities
 
@@ -227,6 +227,7 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
     scale, first_row, flips = output["scale"], output["strip"].start or 0, first_map["flips"]
     statistics = {"volume": 0.0, "n_without_bed": 0, "volume_without_bed": 0.0, "n_own_bed": 0,
                   "n_missing": 0}
+    numbers_by_time = []
     notes = beds.describe_bed_difference(first_map, bed)
     for note in notes:  # before the work, which may be in vain
         print(note)
@@ -239,6 +240,7 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                 with files.explain_write_errors(path):
                     put_time(ds, output["time_axis"], number)
                 statistics["volume"] += ice_map["thk"].sum(dtype=float)
+                sums = {}
                 for rows, columns, thickness, read in tiles_of_map:
                     fields = derive_fields(thickness, read, output["densities"],
                                            first_map["sea_level_m"])
@@ -248,11 +250,14 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
                     add_statistics(statistics, fields, read, ice_map["thk"][coarse])
+                    add_ice_numbers(sums, ice_map, coarse, fields["thk"], read["topg_read"], output)
+                numbers_by_time.append(describe_sums(sums, ice_map, bed, attributes["strip"]))
             for note in describe_gaps(statistics):
                 print(note)
                 notes.append(note)
             with files.explain_write_errors(path):
                 ds.comment = "; ".join([ds.comment, *notes])
+                ds.ice_numbers = json.dumps(numbers_by_time)
         finally:
             with files.explain_write_errors(path):
                 ds.close()
@@ -267,6 +272,29 @@ def add_statistics(statistics, fields, read, thk):
     statistics["volume_without_bed"] += thk[without_bed].sum(dtype=float)
     statistics["n_own_bed"] += int(read["is_own_bed"].sum())
     statistics["n_missing"] += int(np.isnan(fields["thk"]).sum())
+
+
+def add_ice_numbers(sums, ice_map, coarse, thk, topg, output):
+    """Add a tile to the sums of ice_numbers.add_tile; coarse: its slices of the coarse map.
+
+    thk, topg: of the finer map, (y, x) [m]; topg above the sea level, None without a bed
+    """
+    rows, columns = coarse
+    areas_m2 = ice_numbers.cell_areas(ice_map["x"][columns], ice_map["y"][rows],
+                                      ice_map["spacing_m"], output["crs"])
+    ice_numbers.add_tile(sums, (ice_map["thk"][coarse], None if ice_map["topg"] is None else
+                                ice_map["topg"][coarse]), (thk, topg), areas_m2,
+                         output["densities"])
+
+
+def describe_sums(sums, ice_map, bed, strip):
+    """Return the entry of a time in the attribute ice_numbers; sums: of ice_numbers.add_tile."""
+    has_own_bed = ice_map["topg"] is not None and np.isfinite(ice_map["topg"]).any()
+    return {"time_index": ice_map["time_index"], "time_label": ice_map["time_label"],
+            "strip": strip, "ocean_area_m2": ice_numbers.OCEAN_AREA_M2,
+            "fresh_water_density": ice_numbers.RHO_FRESH,
+            "bed_of_coarse_map": "" if not bed else "its own bed" if has_own_bed else (
+                "the means of the finer bed")} | ice_numbers.compare_sums(sums)
 
 
 def describe_gaps(statistics):

@@ -265,3 +265,44 @@ def looks_antarctic(ice_map):
     return bool(spread > 1 and all(
         np.sqrt(np.mean((square - mirrored)**2)) > MIN_ASYMMETRY * spread
         for mirrored in (square[::-1], square[:, ::-1], square[::-1, ::-1], square.T)))
+
+
+def compute_scale_factor(crs, x, y):
+    """Return the scale of a polar stereographic projection at x, y [m]: k, 1 at true scale.
+
+    A length on the map is k times the true one, an area k**2 times. None for another projection.
+    Snyder (1987), Map projections, USGS Professional Paper 1395, for the ellipsoid; in brackets:
+    numbers of its equations.
+    """
+    parameters = comparable_parameters(crs) if crs else {}
+    if parameters.get("grid_mapping_name") != "polar_stereographic":
+        return None
+    a, inverse_flattening = (parameters.get(key, EPSG_3031[key]) for key in (
+        "semi_major_axis", "inverse_flattening"))
+    if "earth_radius" in parameters:
+        a, inverse_flattening = parameters["earth_radius"], 0
+    flattening = 1 / inverse_flattening if inverse_flattening else 0
+    e = np.sqrt(flattening * (2 - flattening))
+
+    def t(latitude):  # (15-9)
+        sine = e * np.sin(latitude)
+        return np.tan(np.pi / 4 - latitude / 2) * ((1 + sine) / (1 - sine)) ** (e / 2)
+
+    def m(latitude):  # (14-15)
+        return np.cos(latitude) / np.sqrt(1 - (e * np.sin(latitude)) ** 2)
+
+    at_pole = np.sqrt((1 + e) ** (1 + e) * (1 - e) ** (1 - e)) / 2
+    parallel = np.radians(abs(np.ravel(parameters.get("standard_parallel", 90))[0]))
+    # Distance from the pole over a t: (21-33) with the scale at the pole, else (21-34).
+    ratio = (parameters.get("scale_factor", 1) / at_pole if np.isclose(parallel, np.pi / 2) else
+             m(parallel) / t(parallel))
+    distance = np.hypot(x - parameters.get("false_easting", 0), y - parameters.get(
+        "false_northing", 0)) / a
+    latitude = np.pi / 2 - 2 * np.arctan(distance / ratio)
+    for _ in range(6):  # (7-9): converges to 1e-15 on the earth
+        sine = e * np.sin(latitude)
+        latitude = np.pi / 2 - 2 * np.arctan(
+            distance / ratio * ((1 - sine) / (1 + sine)) ** (e / 2))
+    is_pole = distance < 1e-9
+    return np.where(is_pole, ratio * at_pole,  # (21-35), then (21-32)
+                    distance / np.where(is_pole, 1, m(latitude)))
