@@ -1,5 +1,7 @@
 """Sub-grid fields on coarse cells: hand values, pinning points block by block, the file."""
 
+import json
+
 import netCDF4
 import numpy as np
 import pytest
@@ -67,7 +69,7 @@ def test_pinning_points_do_not_depend_on_how_the_map_is_read(rows_per_read):
 
 @pytest.mark.parametrize("downwards", [False, True])
 def test_fractions_and_means_are_those_of_the_finer_map(folder, monkeypatch, capsys, downwards):
-    """Read in several blocks; unknown stays unknown; as a map it is the input again."""
+    """Areas as its attributes say; unknown stays unknown; read as a map it is the input again."""
     monkeypatch.setattr(subgrid, "CELLS_PER_READ", 200)
     write_run(scatter=0.05)
     thk, topg = rough(12, 10)
@@ -84,6 +86,10 @@ def test_fractions_and_means_are_those_of_the_finer_map(folder, monkeypatch, cap
         np.testing.assert_allclose(coarse[name][~unknown], means(cells)[~unknown], rtol=1e-6)
     np.testing.assert_allclose(coarse["sftgrf"] + coarse["sftflf"], coarse["sftgif"], rtol=1e-6)
     assert np.nanmax(coarse["pinned_fraction"] - coarse["sftgrf"]) <= 0
+    areas = json.loads(attributes["ice_numbers"])[0]["projected_area"]["fine"]
+    for name, kind in (("sftgif", "ice"), ("sftgrf", "grounded"), ("sftflf", "floating")):
+        area_km2 = 400 * np.nansum(coarse[name], dtype=float)
+        assert area_km2 > 0 and area_km2 == pytest.approx(areas[f"{kind}_area_km2"], rel=1e-6)
     np.testing.assert_allclose(coarse["thk"], thk, atol=0.01)
     assert (attributes["Conventions"], attributes["scale"]) == ("CF-1.8", 4)
     assert attributes["model_run"] == "made" and "source_sha256" in attributes
