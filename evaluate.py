@@ -15,7 +15,8 @@ import model
 import prepare_data
 import utils
 from icesheet import (
-    checkpoints, command_line, crops, figures, files, map_layout, training_maps, uncertainty)
+    checkpoints, command_line, crops, figures, files, map_layout, members, training_maps,
+    uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.patches import (
@@ -216,6 +217,8 @@ def fit_scales(settings, collect_samples, is_held_out=False):
             return {}
         fits[scale] = fit = uncertainty.fit_intervals(
             samples, settings["channels"] == "normalised", is_held_out)
+        fit |= members.fit_members(samples, fit, settings | {"scale": scale},
+                                   model.remove_thin_ice_compiled)
         factors = ", ".join(f"{name} {value:.2f}"
                             for name, value in fit["coverage_factors"].items())
         print(f"{scale}x calibrated on {fit['n_patches']['all']} training and {fit['n_held_out']} "

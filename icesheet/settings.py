@@ -60,7 +60,10 @@ UNCERTAINTY_SCHEMA = {  # what uncertainty.fit_intervals returns
     "coverage_factors": {"all": float, None: float}, "n_patches": {"all": int, None: int},
     "error_quantiles": [float], "variance": float,
     "cells_per_effective_sample": {"all": float, None: float}, "n_held_out": int,
-    "spread_p99_m": float, "boundary_share": float}
+    "spread_p99_m": float, "boundary_share": float,
+    "members?": {  # what members.fit_members returns; fits of older versions lack it
+        "lengths_cells": [float], "length_shares": {"all": [float], None: [float]},
+        "inflation": {"all": float, None: float}, "tail_quantiles": [float] * 2}}
 # The settings of a run: {key: (schema, meaning)}.
 SETTING_DESCRIPTIONS = {
     "run": (str, "name of the training: its folder under checkpoints/ and results/"),

@@ -1,0 +1,146 @@
+"""Members: their noise, its distribution and correlation, their calibration, and what they keep."""
+
+import numpy as np
+import pytest
+import scipy
+
+import model
+from icesheet import members, uncertainty
+from icesheet.device import tf
+
+NORMAL = scipy.stats.norm.ppf((1 + uncertainty.QUANTILE_LEVELS) / 2)
+NORMAL_TAIL = scipy.stats.norm.ppf((1 + np.array(members.TAIL_LEVELS)) / 2) / NORMAL[17]
+SHARES = {"all": [0.0, 0.0, 1.0, 0.0], "grounded": [0.5, 0.0, 0.0, 0.5]}
+MEMBER_FIT = {"lengths_cells": [0.0, 0.5, 1.0, 2.0], "length_shares": SHARES,
+              "inflation": {"all": 1.0}, "tail_quantiles": NORMAL_TAIL.tolist()}
+FIT = {"error_quantiles": (NORMAL / NORMAL[17]).tolist(), "members": MEMBER_FIT,
+       "coverage_factors": {"all": 1.0}, "scale_by_thickness": False, "slope": 1.0,
+       "intercept": 0.0}
+SETTINGS = {"scale": 4, "data": {"degrade": "area"}}
+make_consistent = tf.function(model.remove_thin_ice, autograph=False)
+
+
+def test_noise_of_a_part_is_that_of_the_whole_bit_for_bit():
+    types = {"grounded": np.arange(200) < np.full((150, 1), 90)}
+    whole = members.draw_noise(MEMBER_FIT, types, 7, 3, slice(-20, 130), slice(0, 200))
+    for y, x in ((slice(0, 1), slice(5, 6)), (slice(-9, 70), slice(60, 133))):
+        rows = slice(y.start + 20, y.stop + 20)
+        part = members.draw_noise(MEMBER_FIT, {"grounded": types["grounded"][rows, x]}, 7, 3, y, x)
+        assert np.array_equal(part, whole[rows, x])
+    others = [members.draw_noise(MEMBER_FIT, types, *seed_and_member, slice(-20, 130),
+                                 slice(0, 200)) for seed_and_member in ((8, 3), (7, 4))]
+    for one, other in ((whole, others[0]), (whole, others[1]), (whole[:, 64:], whole[:, :-64]),
+                       (whole[64:], whole[:-64])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_correlation_of_the_noise_is_the_one_that_was_fitted():
+    """By lag (y, x): half of the variance is white, half of kernels exp(-d^2 / 8) wide."""
+    shape = (700, 700)
+    noise = members.draw_noise(MEMBER_FIT, {"grounded": np.ones(shape, bool)}, 0, 1,
+                               slice(0, 700), slice(0, 700))
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    for y, x in ((0, 1), (3, 0), (2, 2), (9, 0)):
+        expected = 0.5 * np.exp(-(y**2 + x**2) / 16)  # half, of a kernel with itself
+        found = np.mean(noise[y:, x:] * noise[:700 - y, :700 - x])
+        assert found == pytest.approx(expected, abs=0.02)
+    assert members.kernel_correlation(2.0, 4) == pytest.approx(
+        np.exp(-np.arange(4)**2 / 16), abs=1e-3)
+
+
+def test_noise_has_the_distribution_of_the_errors():
+    fit = {"error_quantiles": (uncertainty.QUANTILE_LEVELS**2 / 0.81).tolist()}
+    noise = members.draw_white_noise(0, 1, 0, slice(0, 1000), slice(0, 1000))
+    error = members.error_from_noise(noise, fit, (1.5, 3.0))
+    assert np.quantile(np.abs(error), uncertainty.QUANTILE_LEVELS) == pytest.approx(
+        fit["error_quantiles"], abs=0.01)
+    # The exponential tail: 1.5 more for every tenth of the cells.
+    assert np.quantile(np.abs(error), [0.99, 0.999, 0.9999]) == pytest.approx(
+        [1.5, 3, 4.5], rel=0.05)
+    assert np.mean(error > 0) == pytest.approx(0.5, abs=0.002)
+    np.testing.assert_allclose(members.noise_from_error(error, fit, (1.5, 3.0)), noise, atol=1e-6)
+
+
+def test_covariance_that_coarse_means_leave():
+    """White noise in 4 x 4 cells: 15/16, and -1/16 for three of four neighbours."""
+    found = members.covariance_within_cells(0.0, 4, 9)
+    assert found == pytest.approx([15/16, -3/64, -2/64, -1/64, 0, 0, 0, 0, 0])
+    noise = members.draw_smooth_noise(1.5, 0, 1, 0, slice(0, 800), slice(0, 800))
+    means = noise.reshape(200, 4, 200, 4).mean(axis=(1, 3), keepdims=True)
+    noise = (noise.reshape(200, 4, 200, 4) - means).reshape(1, 800, 800)
+    assert members.measure_covariance(noise, np.ones(noise.shape, bool), 9) == pytest.approx(
+        members.covariance_within_cells(1.5, 4, 9), abs=0.01)
+
+
+def made_sample(width_m=30.0, n=12):
+    """Return a sample of thick ice whose errors are noise of MEMBER_FIT without coarse means.
+
+    Errors of a cell are normal, 90 % of them less than its half-width.
+    """
+    shape = (n * 48, 48)
+    types = {"all": np.ones(shape, bool), "grounded": np.arange(48) < np.full((n * 48, 1), 24)}
+    error = members.draw_noise(MEMBER_FIT, types, 11, 5, slice(0, n * 48), slice(0, 48))
+    blocks = error.reshape(n * 12, 4, 12, 4)
+    error = (blocks - blocks.mean(axis=(1, 3), keepdims=True)).reshape(n, 48, 48)
+    types = {name: cells.reshape(error.shape) for name, cells in types.items()}
+    for cells in (types["grounded"], ~types["grounded"]):
+        error[cells] /= np.quantile(np.abs(error[cells]), 0.9) / width_m
+    thk = np.full(error.shape, 2000.0)
+    return {"errors": {"model": error}, "spread": np.full(error.shape, width_m), "thk": thk,
+            "types": types}
+
+
+def test_members_of_made_errors_cover_what_they_should():
+    """Correlation, spread and half-cell volumes of the errors come back from their sample."""
+    sample = made_sample()
+    fit = FIT | {"coverage_factors": {"all": 1.0, "grounded": 1.0}}
+    fit |= members.fit_members([sample], fit, SETTINGS, make_consistent)
+    found = fit["members"]
+    correlations = [
+        np.dot(fit["length_shares"]["grounded"],
+               [members.kernel_correlation(length, 5) for length in fit["lengths_cells"]])
+        for fit in (found, MEMBER_FIT)]
+    np.testing.assert_allclose(*correlations, atol=0.08)
+    # 1 / sqrt(what coarse means leave of the variance)
+    left = np.dot(SHARES["grounded"], [members.covariance_within_cells(length, 4, 1)[0]
+                                       for length in MEMBER_FIT["lengths_cells"]])
+    assert found["inflation"]["grounded"] == pytest.approx(left**-0.5, rel=0.05)
+    label = (sample["thk"] - sample["errors"]["model"]).reshape(-1, 48)
+    grounded = {"grounded": sample["types"]["grounded"].reshape(-1, 48)}
+    n = len(label)
+    drawn = [members.draw_member(
+        np.full((n, 48), 2000.0), np.full((n // 4, 12), 2000.0), np.full((n, 48), 30.0),
+        grounded, fit, 0, member, slice(0, n), slice(0, 48), make_consistent)
+        for member in range(19)]
+    assert members.share_in_range(drawn, label).mean() == pytest.approx(0.9, abs=0.02)
+    halves, half_label = (np.reshape(field, (*np.shape(field)[:-2], n // 4, 4, 24, 2)).sum(
+        axis=(-3, -1)) for field in (drawn, label))
+    assert members.share_in_range(halves, half_label).mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_point_samples_have_no_members():
+    settings = SETTINGS | {"data": {"degrade": "bicubic"}}
+    assert members.fit_members([made_sample(n=1)], FIT, settings, None) == {}
+
+
+def test_a_member_keeps_the_coarse_map_and_what_is_determined():
+    rng = np.random.default_rng(0)
+    coarse = np.float32(rng.uniform(5, 300, (10, 12)))
+    coarse[:, :3] = 0
+    thk = np.kron(coarse, np.ones((4, 4), np.float32))
+    width = np.where(thk > 0, 200, 0).astype(np.float32)
+    width[:8, 20:24] = np.nan  # two coarse cells without a bed
+    found = members.draw_member(thk, coarse, width, {}, FIT, 0, 1, slice(0, 40), slice(0, 48),
+                                make_consistent)
+    assert found.dtype == np.float32 and found.min() == 0
+    np.testing.assert_allclose(found.reshape(10, 4, 12, 4).mean(axis=(1, 3)), coarse, atol=0.01)
+    unchanged = ~(width > 0)
+    assert np.array_equal(found[unchanged], thk[unchanged])
+    assert np.std((found - thk)[~unchanged]) > 40
+
+
+def test_share_in_range_by_hand():
+    """Three members: the label has to be second or third of four; equal ones by chance."""
+    drawn = np.array([[1, 1, 1, 0, 0], [2, 2, 2, 0, 0], [3, 3, 3, 4, 0]], float)
+    label = np.array([0.5, 1.5, 3.5, 0, 0])
+    assert members.share_in_range(drawn, label) == pytest.approx([0, 1, 0, 2 / 3, 1 / 2])
