@@ -29,6 +29,7 @@ figure; together they equal the whole map bit for bit: xarray.open_mfdataset("FI
 combine="by_coords", data_vars="minimal") or gdalbuildvrt thk.vrt NETCDF:FINE_1.nc:thk ...
 """
 
+import functools
 import time
 
 import numpy as np
@@ -38,7 +39,7 @@ import model
 import utils
 from icesheet import (
     beds, checkpoints, command_line, downscaling_options, figures, files, fine_map, ice_numbers,
-    map_files, map_layout, reconstruction, subgrid, tiles, uncertainty)
+    map_files, map_layout, members, reconstruction, subgrid, tiles, uncertainty)
 from icesheet.command_line import InputError
 from icesheet.device import set_up_device
 from icesheet.settings import get_densities, needs_topg, with_densities, with_self_ensemble
@@ -155,13 +156,14 @@ def interpolate_without_bed(thk, coarse, without_bed, scale):
 
 
 def downscale_tiles(chain, ice_map, bed, settings, scale, baselines=False, label="tile",
-                    strip=(1, 1), fill_missing=False):
+                    strip=(1, 1), fill_missing=False, drawn=None):
     """Downscale a whole map or a strip of it (see list_tiles) tile by tile, with progress.
 
     chain: of open_run; ice_map, bed, fill_missing: of tiles.read_tile; settings: of the run; label:
-    of the progress.
+    of the progress; drawn: the members to draw, {"numbers": [int], "seed": int}.
     Yields rows, columns (slices of the fine map), {method: thickness (y, x) float32 [m]}, NaN where
-    nothing is known, and the fields topg_read, usrf_read, source and is_own_bed of tiles.read_tile.
+    nothing is known, and the fields topg_read, usrf_read, source and is_own_bed of tiles.read_tile
+    with members, an iterator over (y, x) [m] (see draw_tile_members).
     Methods are those of predict_tile, and "uncertainty" of a calibrated run: the half-width of
     uncertainty.compute_half_width, NaN where the thickness is not the network's.
     """
@@ -173,19 +175,23 @@ def downscale_tiles(chain, ice_map, bed, settings, scale, baselines=False, label
         arrays = tiles.read_tile(ice_map, axes, bed, tile, scale, needs_topg(settings),
                                  fill_missing)
         thk_by_method, spread = predict_tile(chain, arrays, settings, scale, baselines)
+        drawn_members = ()
         # The core of a tile is what counts of it; in the halo values may be wrong.
         core = [slice(own.start * scale, own.stop * scale) for own, _ in tile]
         core_in_tile = tuple(
             slice((own.start - halo.start) * scale, (own.stop - halo.start) * scale)
             for own, halo in tile)
         if fit:
-            width, groups = estimate_uncertainty(
+            width, types, groups = estimate_uncertainty(
                 thk_by_method["model"], spread, arrays, settings, scale, ice_map["spacing_m"])
             thk_by_method["uncertainty"] = width
+            if drawn:
+                drawn_members = draw_tile_members(thk_by_method["model"], width, types, arrays, fit,
+                                                  drawn, tile, core_in_tile)
             cell_counts += [cells[0][core_in_tile].sum() for cells in groups]
         thk_by_method = {method: np.where(arrays["source"] == -1, np.nan, thk[0])[core_in_tile]
                          for method, thk in thk_by_method.items()}
-        yield (*core, thk_by_method, {
+        yield (*core, thk_by_method, {"members": drawn_members} | {
             name: None if arrays[name] is None else arrays[name][core_in_tile]
             for name in ("topg_read", "usrf_read", "source", "is_own_bed")})
         command_line.show_progress(label, done, len(tile_list), (time.monotonic() - started) / done)
@@ -193,11 +199,26 @@ def downscale_tiles(chain, ice_map, bed, settings, scale, baselines=False, label
         uncertainty.warn_outside_calibration(fit, *(cell_counts[1:] / max(cell_counts[0], 1)))
 
 
+def draw_tile_members(thk, width, types, arrays, fit, drawn, tile, core_in_tile):
+    """Yield the members of a tile's core, (y, x) [m], one by one: they may be many.
+
+    thk, width, types: of the tile, (1, y, x); others: of downscale_tiles.
+    """
+    coarse, types = arrays["coarse"][0], {name: cells[0] for name, cells in types.items()}
+    scale = thk.shape[1] // len(coarse)
+    rows, columns = (slice(halo.start * scale, halo.stop * scale) for _, halo in tile)
+    for number in drawn["numbers"]:
+        member = members.draw_member(thk[0], coarse, width[0], types, fit, drawn["seed"], number,
+                                     rows, columns, model.remove_thin_ice_compiled)
+        yield np.where(arrays["source"] == -1, np.nan, member)[core_in_tile]
+
+
 def estimate_uncertainty(thk, spread, arrays, settings, scale, coarse_spacing_m):
     """Return the half-width of the 90 % interval of a tile's thickness [m], (1, y, x).
 
-    NaN where the thickness is neither the network's nor determined. And three groups of cells
-    (bool): undetermined ones, those with a spread above spread_p99_m, those in the boundary zone.
+    NaN where the thickness is neither the network's nor determined. And the surface types, and
+    three groups of cells (bool): undetermined ones, those with a spread above spread_p99_m, those
+    in the boundary zone.
     """
     fit, source = settings["uncertainty"], arrays["source"]
     topg = arrays["topg"] if needs_topg(settings) else None
@@ -209,8 +230,8 @@ def estimate_uncertainty(thk, spread, arrays, settings, scale, coarse_spacing_m)
     width = np.where(np.isin(source, (tiles.BICUBIC, tiles.FILLED)), np.nan, width)
     # Without a bed the spread says nothing of the map: the network saw a bed that was filled in.
     undetermined = np.isfinite(spread) & (source != tiles.BICUBIC)
-    return width, (undetermined, undetermined & (spread > fit["spread_p99_m"]),
-                   undetermined & types["boundary_zone"])
+    return width, types, (undetermined, undetermined & (spread > fit["spread_p99_m"]),
+                          undetermined & types["boundary_zone"])
 
 
 def print_job(ice_map, settings, scale):
@@ -231,12 +252,13 @@ def print_job(ice_map, settings, scale):
 
 def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=-1, bed_time=-1,
                   options=None, self_ensemble=None, strip=(1, 1), fill_missing=False,
-                  reference=None):
+                  reference=None, drawn=None):
     """Downscale a coarse map with a run: write `output` (CF-1.8 NetCDF) and a figure of it.
 
     time_option: see select_times; options: of map_layout.parse_map_options; self_ensemble: see
     settings.with_self_ensemble; strip: (K, N), see list_tiles, a strip has no figure; fill_missing:
-    see tiles.read_tile; reference: (path, time index) of the reference bed, see open_bed_for_map.
+    see tiles.read_tile; reference: (path, time index) of the reference bed, see open_bed_for_map;
+    drawn: see downscale_tiles.
     """
     # Before anything is computed: the output must not destroy what is read.
     files.check_output_path(output, map_file, bed_file, reference and reference[0])
@@ -244,6 +266,8 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
     files.check_output_path(output, settings.get("patches"))
     effective = with_self_ensemble(with_densities(settings, options["densities"]), self_ensemble)
+    if drawn:
+        members.require_fit(settings, effective)
     map_options = map_options_with_separate_bed(options, settings, bed_file)
     ice_map, indices, time_axis = tiles.select_times(map_file, time_option, map_options)
     map_files.print_map_summary(ice_map)
@@ -256,10 +280,11 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
         attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
                                               fill_missing, weights_sha256,
                                               [*ice_map["notes"], *notes])
+        attributes |= members.describe_members(drawn)
         # A chunk of the file is the core of a tile, so each is compressed and written once.
         layout = {"scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
                   "densities": get_densities(effective["data"]), "time_axis": time_axis,
-                  "strip": fine_rows}
+                  "strip": fine_rows, "members": drawn["numbers"] if drawn else []}
         if fine_map.is_up_to_date(output, ice_map, layout, attributes):
             print(f"{output}: complete, left as it is")
         else:
@@ -269,16 +294,23 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
             tiles_by_time = (
                 (map_at_time, downscale_tiles(chain, map_at_time, bed_at_time, effective, scale,
                                               label=label.format(number), strip=strip,
-                                              fill_missing=fill_missing))
+                                              fill_missing=fill_missing, drawn=drawn))
                 for number, (map_at_time, bed_at_time) in enumerate(slices, 1))
             fine_map.write_tiles(output, tiles_by_time, ice_map, bed, layout, attributes)
             print(f"wrote    {output}")
         ice_numbers.print_ice_numbers(output)
     if strip == (1, 1):
-        save_figure_or_warn(
-            lambda: figures.plot_downscaled(output, ice_map, effective, scale),
-            f"{fine_map.result_stem(run, 'map', output, ice_map, bed, scale)}.png",
-            fine_map.make_provenance(settings, ice_map, bed, scale, weights_sha256))
+        provenance = fine_map.make_provenance(settings, ice_map, bed, scale, weights_sha256)
+        save_map_figures(output, ice_map, bed, effective, scale, provenance, drawn)
+
+
+def save_map_figures(output, ice_map, bed, settings, scale, provenance, drawn):
+    """Save the figure of a finer map, and that of its members."""
+    plots = {"map": figures.plot_downscaled} | ({"members": members.plot_members} if drawn else {})
+    for kind, plot in plots.items():
+        stem = fine_map.result_stem(settings["run"], kind, output, ice_map, bed, scale)
+        save_figure_or_warn(functools.partial(plot, output, ice_map, settings, scale),
+                            f"{stem}.png", provenance)
 
 
 def save_figure_or_warn(plot, path, provenance):
@@ -387,7 +419,8 @@ def main(argv=None):
             files.check_output_path(args.coarse_output, args.map, args.bed, args.reference_bed,
                                     args.output)
         downscale_map(args.run, args.map, args.output, args.bed, args.scale, args.time, bed_time,
-                      options, args.self_ensemble, args.strip, args.fill_missing, args.reference)
+                      options, args.self_ensemble, args.strip, args.fill_missing, args.reference,
+                      args.drawn)
         if args.coarse_output:
             subgrid.write_subgrid_file(args.coarse_output, args.output)
     if args.show:

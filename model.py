@@ -264,6 +264,9 @@ def remove_thin_ice(thk, coarse, degrade):
     return enforce_consistency(thk, coarse, degrade)
 
 
+remove_thin_ice_compiled = tf.function(remove_thin_ice, autograph=False)  # a graph for each shape
+
+
 def pad_for_convolution(values, conv, settings):
     """Pad values (patch, y, x, channel) so that the convolution keeps their size.
 

@@ -26,8 +26,9 @@ WEIGHTS = ".data-00000-of-00001"  # what TensorFlow adds to the name of a checkp
 # What the program makes in checkpoints/<run>/ and results/<run>/, and --restart removes.
 MADE_IN_CHECKPOINTS = ("settings.json", "history.csv", "latest/ckpt-*", "latest/checkpoint",
                        "best/ckpt-*", "best/checkpoint", "**/.unfinished-*")
-MADE_IN_RESULTS = ("metrics.json", "metrics.csv", "map_*.png", "reconstruction_*.json",
-                   "reconstruction_*.png", "patches/*.png", "**/.unfinished-*", *(
+MADE_IN_RESULTS = ("metrics.json", "metrics.csv", "map_*.png", "members_*.png",
+                   "reconstruction_*.json", "reconstruction_*.png", "patches/*.png",
+                   "**/.unfinished-*", *(
                        f"{name}.png" for name in ("comparison", "window", "training", "patches",
                                                   "spectrum", "reliability")))
 MADE_IN_RESULTS += tuple(f"densities_*/{name}" for name in MADE_IN_RESULTS)  # see evaluate.py

@@ -39,6 +39,10 @@ def make_downscaling_parser(doc):
     parser.add_argument("--coarse-output", metavar="COARSE.nc", help="also write sub-grid fields "
                         "on the cells of MAP.nc: area fractions of ice, grounded and floating ice "
                         "and pinning points, mean and standard deviation of thickness and bed")
+    parser.add_argument("--members", type=int, metavar="N", help="also write N realisations of the "
+                        "thickness, as uncertain as its intervals say (thk_member)")
+    parser.add_argument("--member", type=int, metavar="K", help="write only member K of N")
+    parser.add_argument("--seed", type=int, help="random seed of the members (default 0)")
     map_layout.add_map_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also show the figure on screen")
     return parser
@@ -53,7 +57,7 @@ def parse_downscaling_arguments(doc, argv=None):
     if args.reconstruct == (args.output is not None):
         raise InputError("expected either --output FINE.nc, to downscale the map, or "
                          "--reconstruct, to test the run on it")
-    for option in ("fill_missing", "coarse_output"):
+    for option in ("fill_missing", "coarse_output", "members"):
         if args.reconstruct and getattr(args, option):
             raise InputError(f"--{option.replace('_', '-')} is about the file of --output; leave "
                              "it out here")
@@ -78,4 +82,22 @@ def parse_downscaling_arguments(doc, argv=None):
     if not strip or strip[0] > strip[1] or (args.strip and args.reconstruct):
         raise InputError(f"--strip {args.strip}: expected K/N with K from 1 to N, and --output")
     args.strip = strip
+    args.drawn = check_members(args)
     return args
+
+
+def check_members(args):
+    """Return the members to draw, {"numbers": [int], "seed": int}, or None for none."""
+    if args.members is None:
+        for name in ("member", "seed"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name} is about members; add --members N")
+        return None
+    if not 1 <= args.members < 10**6:
+        raise InputError(f"--members {args.members}: expected a number of members, 1 or more")
+    if args.member is not None and not 1 <= args.member <= args.members:
+        raise InputError(f"--member {args.member}: expected K from 1 to {args.members} (--members)")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: expected 0 or more, below 2^63")
+    numbers = range(1, args.members + 1) if args.member is None else [args.member]
+    return {"numbers": list(numbers), "seed": args.seed or 0}

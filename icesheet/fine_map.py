@@ -19,6 +19,12 @@ OUTPUT_VARIABLES = {
                    "long_name": "ice thickness"}),
     "thk_uncertainty": ("f4", {
         "units": "m", "long_name": "half-width of the 90 % prediction interval of thk"}),
+    "thk_member": ("f4", {
+        "units": "m", "standard_name": map_layout.STANDARD_NAMES["thk"],
+        "long_name": "realization of the ice thickness",
+        "comment": "drawn around thk, as uncertain as thk_uncertainty says, with errors that are "
+                   "correlated in space and the same at all times; its mean over each coarse cell "
+                   "equals the input thickness (global attributes members and member_seed)"}),
     "thk_source": ("i1", {
         "flag_values": np.arange(len(tiles.THK_SOURCES), dtype=np.int8),
         "flag_meanings": " ".join(tiles.THK_SOURCES), "long_name": "what thk is computed from",
@@ -149,18 +155,24 @@ def create_output_file(path, ice_map, bed, output, attributes):
         ds[name].setncatts({"units": "m", "axis": name.upper(),
                             "standard_name": map_layout.STANDARD_NAMES[name],
                             "long_name": f"{name} coordinate of cell centre"})
+    if output["members"]:
+        ds.createDimension("realization", len(output["members"]))
+        ds.createVariable("realization", "i4", ("realization",))[...] = output["members"]
+        ds["realization"].setncatts({"units": "1", "standard_name": "realization"})
     if output["crs"]:
         ds.createVariable("crs", "i4").setncatts(output["crs"])
     sides = tuple(min(output["chunk_cells"], ds.dimensions[dim].size) for dim in "yx")
     bed_changes = ice_map["topg_change"] is not None or not has_separate_bed(ice_map, bed)
     for name, (data_type, variable_attributes) in OUTPUT_VARIABLES.items():
         if (not bed and not name.startswith("thk")) or (
-                name == "thk_uncertainty" and not attributes["uncertainty"]):
+                name == "thk_uncertainty" and not attributes["uncertainty"]) or (
+                name == "thk_member" and not output["members"]):
             continue
-        time_dims = ("time",) if time_axis and (name != "topg" or bed_changes) else ()
+        axes = ("realization",) * (name == "thk_member") + ("time",) * (
+            bool(time_axis) and (name != "topg" or bed_changes))
         # A checksum of every chunk, fletcher32: damage is an error when the file is read.
-        ds.createVariable(name, data_type, (*time_dims, "y", "x"), zlib=True, complevel=4,
-                          shuffle=True, fletcher32=True, chunksizes=(1,) * len(time_dims) + sides,
+        ds.createVariable(name, data_type, (*axes, "y", "x"), zlib=True, complevel=4,
+                          shuffle=True, fletcher32=True, chunksizes=(1,) * len(axes) + sides,
                           fill_value=np.float32(np.nan) if data_type == "f4" else np.int8(-1))
         ds[name].setncatts(variable_attributes | (
             {"grid_mapping": "crs"} if output["crs"] else {}))
@@ -193,18 +205,18 @@ def derive_fields(thickness, read, densities, sea_level_m):
     return fields
 
 
-def put_fields(ds, fields, time_number, rows, columns, flips):
+def put_fields(ds, fields, time_number, rows, columns, flips, member_number=0):
     """Write the fields of a tile; rows, columns: its slices of the file's axes, if ascending."""
+    number_on_axis = {"time": time_number, "realization": member_number}
     slices = []
     for dim, part, step in zip("yx", (rows, columns), flips, strict=True):
         size = ds.dimensions[dim].size
         slices.append(part if step == 1 else slice(size - part.stop, size - part.start))
     for name, field in fields.items():
-        field = field[::flips[0], ::flips[1]]
-        if "time" in ds[name].dimensions:
-            ds[name][time_number, slices[0], slices[1]] = field
-        elif time_number == 0:  # a bed that does not change
-            ds[name][slices[0], slices[1]] = field
+        numbers = [number_on_axis[axis] for axis in ds[name].dimensions[:-2]]
+        # A bed that does not change, and members of one time, are written at the first.
+        if time_number == 0 or "time" in ds[name].dimensions:
+            ds[name][(*numbers, *slices)] = field[::flips[0], ::flips[1]]
 
 
 def put_time(ds, time_axis, number):
@@ -220,7 +232,8 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
 
     time_slices: pairs (map, its tiles), one a time; first_map: the first map; bed: its bed or None
     output: scale, crs (attributes of the grid mapping, {} if unknown), chunk_cells, densities,
-      time_axis (values, attributes, bounds or None; or None), strip (slice of the fine rows)
+      time_axis (values, attributes, bounds or None; or None), strip (slice of the fine rows),
+      members (their numbers, [] for none)
     attributes: of make_attributes
     The axes run as in the file of the map. Prints notes for the user, which the file has too.
     """
@@ -247,6 +260,11 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                     rows_in_file = slice(rows.start - first_row, rows.stop - first_row)
                     with files.explain_write_errors(path):
                         put_fields(ds, fields, number, rows_in_file, columns, flips)
+                    # One by one: a tile of all members may be larger than the map.
+                    for member_number, thk in enumerate(read["members"]):
+                        with files.explain_write_errors(path):
+                            put_fields(ds, {"thk_member": thk}, number, rows_in_file, columns,
+                                       flips, member_number)
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
                     add_statistics(statistics, fields, read, ice_map["thk"][coarse])
@@ -328,6 +346,7 @@ def is_up_to_date(path, ice_map, output, attributes):
         if output["time_axis"]:
             sizes |= {"time": len(output["time_axis"][0])}
             sizes |= {"nv": 2} if output["time_axis"][2] is not None else {}
+        sizes |= {"realization": len(output["members"])} if output["members"] else {}
         if sizes != {dim.name: dim.size for dim in ds.dimensions.values()} or any(
                 getattr(ds, name, None) != value for name, value in attributes.items()
                 if name not in ("history", "comment", "model_scores")):

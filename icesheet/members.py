@@ -10,12 +10,17 @@ the calibration sample. A cell's noise follows from seed, member and the cell's 
 alone, so neither tiles nor strips nor other members change it.
 """
 
+import math
+
 import numpy as np
 import scipy.ndimage
 import scipy.optimize
 import scipy.special
 
 import utils
+from icesheet import figures, map_files
+from icesheet.command_line import InputError
+from icesheet.settings import get_densities
 from icesheet.uncertainty import (
     QUANTILE_LEVELS, compute_half_width, expand_by_type)
 
@@ -25,6 +30,7 @@ KERNEL_REACH = 4       # of a smoothing kernel, in lengths: there it is e^-8 of 
 N_FIT_MEMBERS = 19     # a cell that is as uncertain lies inside their range with 18/20 = 90 %
 N_FIT_STEPS = 6        # after which coverage is within 0.2 % of its target
 N_FIT_PATCHES = 200    # at most
+N_PLOTTED_MEMBERS = 4
 MIN_FIT_CELLS = 500    # of a surface type that gets a correlation and an inflation of its own
 INFLATION_LIMITS = (0.5, 4.0)
 
@@ -146,6 +152,56 @@ def draw_member(thk, coarse, width, types, fit, seed, member, rows, columns, mak
     scale = len(thk) // len(coarse)
     is_drawn = (width > 0).reshape(len(coarse), scale, -1, scale).any(axis=(1, 3))
     return np.where(np.kron(is_drawn, np.ones((scale, scale), bool)), drawn, thk)
+
+
+def require_fit(settings, effective):
+    """Raise InputError if members cannot be drawn with a run.
+
+    settings: of the run; effective: with the self-ensemble that is used.
+    """
+    run = settings["run"]
+    if "members" in effective.get("uncertainty", {}):
+        return
+    if settings["data"]["degrade"] != "area":
+        raise InputError(f"--members: run {run} was trained on point samples; members are of cell "
+                         "means. Train a run with --degrade area")
+    if "members" in settings.get("uncertainty", {}):
+        raise InputError("--members: calibrated for the run's own self-ensemble; leave out "
+                         "--self-ensemble")
+    raise InputError(f"--members: run {run} is not calibrated for them; first "
+                     f"python train.py --calibrate --run {run}")
+
+
+def describe_members(drawn):
+    """Return the global attributes of a file with members; drawn: {"numbers", "seed"} or None."""
+    return {"members": " ".join(map(str, drawn["numbers"])), "member_seed": drawn["seed"]} if (
+        drawn) else {}
+
+
+def plot_members(path, ice_map, settings, scale):
+    """Plot members in the file `path` less the prediction, and the half-width of its intervals."""
+    with map_files.open_netcdf(path) as ds:
+        step = math.ceil(max(ds["thk"].shape) / (2 * figures.MAX_PANEL_CELLS)) | 1  # odd, as there
+        slices = tuple(slice(None, None, step * flip) for flip in ice_map["flips"])
+
+        def read(name, *numbers):  # at the last time
+            n_times = ds[name].ndim - 2 - len(numbers)
+            return np.ma.filled(ds[name][(*numbers, *(-1,) * n_times, *slices)], np.nan)
+
+        thk, half_width = read("thk"), read("thk_uncertainty")
+        topg = read("topg") - ice_map["sea_level_m"] if "topg" in ds.variables else None
+        changes = {f"member {number} - prediction": read("thk_member", i) - thk
+                   for i, number in enumerate(ds["realization"][:N_PLOTTED_MEMBERS])}
+    panels = [(name, change, "error") for name, change in changes.items()]
+    x, y = (utils.refine_axis(ice_map[name], scale)[::step] for name in "xy")
+    drawn = half_width[half_width > 0]
+    limit_m = figures.error_colour_limit_m(drawn if drawn.size else np.zeros(1))
+    title = (f"Members of {ice_map['name']} from {ice_map['spacing_m'] / 1000:g} km to "
+             f"{ice_map['spacing_m'] / scale / 1000:g} km with run {settings['run']}")
+    return figures.plot_map(
+        figures.mark_synthetic(title, ice_map["synthetic"]), x, y,
+        [*panels, ("90 % interval", half_width, "width")],
+        (thk, topg, get_densities(settings["data"])), limit_m, np.nan_to_num(half_width))
 
 
 # ---- Calibration ---------------------------------------------------------------------------------

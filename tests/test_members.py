@@ -1,12 +1,16 @@
 """Members: their noise, its distribution and correlation, their calibration, and what they keep."""
 
+import netCDF4
 import numpy as np
 import pytest
 import scipy
+from conftest import run_main, write_map
+from test_downscale import CALIBRATED, means, rough, save_map, write_run
+from test_job_arrays import assert_strips_equal, make
 
+import downscale
 import model
-from icesheet import members, uncertainty
-from icesheet.device import tf
+from icesheet import figures, members, uncertainty
 
 NORMAL = scipy.stats.norm.ppf((1 + uncertainty.QUANTILE_LEVELS) / 2)
 NORMAL_TAIL = scipy.stats.norm.ppf((1 + np.array(members.TAIL_LEVELS)) / 2) / NORMAL[17]
@@ -17,7 +21,7 @@ FIT = {"error_quantiles": (NORMAL / NORMAL[17]).tolist(), "members": MEMBER_FIT,
        "coverage_factors": {"all": 1.0}, "scale_by_thickness": False, "slope": 1.0,
        "intercept": 0.0}
 SETTINGS = {"scale": 4, "data": {"degrade": "area"}}
-make_consistent = tf.function(model.remove_thin_ice, autograph=False)
+make_consistent = model.remove_thin_ice_compiled
 
 
 def test_noise_of_a_part_is_that_of_the_whole_bit_for_bit():
@@ -144,3 +148,112 @@ def test_share_in_range_by_hand():
     drawn = np.array([[1, 1, 1, 0, 0], [2, 2, 2, 0, 0], [3, 3, 3, 4, 0]], float)
     label = np.array([0.5, 1.5, 3.5, 0, 0])
     assert members.share_in_range(drawn, label) == pytest.approx([0, 1, 0, 2 / 3, 1 / 2])
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_run_with_members(**changes):
+    fit = CALIBRATED["uncertainty"] | {"members": MEMBER_FIT}
+    return write_run(scatter=0.05, **CALIBRATED | {"uncertainty": fit} | changes)
+
+
+@pytest.mark.parametrize("downwards", [False, True])
+def test_members_of_strips_and_single_members_are_those_of_the_whole(
+        folder, monkeypatch, quick_figures, downwards):
+    """Bit for bit; with other tiles as near as the predictions are. `thk` is the prediction."""
+    write_run_with_members()
+    thk, topg = rough(64, 10)
+    thk[:, 0], topg[30, 2] = 0, np.nan
+    x, y = 20e3 * np.arange(10), 20e3 * np.arange(64)
+    save_map("coarse.nc", thk, topg, at=(x, y[::-1] if downwards else y))
+    prediction = make("prediction.nc")[0]["thk"]
+    options = ("--members", "3", "--seed", "5")
+    untiled, _ = make("untiled.nc", *options)
+    monkeypatch.setattr(downscale, "MAX_TILE_CELLS", 1)
+    whole, about = make("whole.nc", *options)
+    assert about["members"] == "1 2 3" and about["member_seed"] == 5
+    drawn = whole.pop("thk_member")
+    assert drawn.shape == (3, 256, 40) and list(whole.pop("realization")) == [1, 2, 3]
+    assert np.mean(np.abs(drawn - untiled["thk_member"]) > 1) < 1e-2
+    np.testing.assert_allclose(untiled["thk"], prediction)
+    strips = [make(f"strip_{k}.nc", *options, "--strip", f"{k}/2")[0] for k in (1, 2)]
+    joined = np.concatenate([strip.pop("thk_member") for strip in strips][
+        ::-1 if downwards else 1], axis=1)
+    assert joined.tobytes() == drawn.tobytes()
+    for strip in strips:
+        del strip["realization"]
+    assert_strips_equal(strips, whole, downwards)
+    single = make("fine_2.nc", *options, "--member", "2")[0]
+    assert list(single["realization"]) == [2]
+    assert single["thk_member"].tobytes() == drawn[1].tobytes()
+    assert drawn.min() == 0
+    for member in drawn:
+        np.testing.assert_allclose(means(member), thk, atol=0.01)
+        free = whole["thk_uncertainty"] > 1
+        assert np.std((member - whole["thk"])[free] / whole["thk_uncertainty"][free]) > 0.3
+    assert not drawn[:, whole["thk_source"] == 3].any()  # no ice in the coarse cell
+    assert np.corrcoef(*(drawn[:2] - whole["thk"])[:, free])[0, 1] < 0.2
+
+
+def test_members_of_all_times_have_the_same_noise(folder, quick_figures, uncompiled, capsys):
+    """As CF has them, realization first; the file is made again for other members alone."""
+    write_run_with_members()
+    thk, topg = rough(6, 8)
+    write_map("coarse.nc", {"time": 2, "y": 6, "x": 8}, {
+        "time": (("time",), np.arange(2.0), {"units": "days since 2000-01-01"}),
+        "x": (("x",), 20e3 * np.arange(8), {"units": "m"}),
+        "y": (("y",), 20e3 * np.arange(6), {"units": "m"})}, {
+        "thk": (("time", "y", "x"), np.stack([thk, thk]), {"units": "m"}),
+        "topg": (("y", "x"), topg, {"units": "m"})})
+    argv = ("--members", "2", "--time", "all")
+    drawn = make("fine.nc", *argv)[0]["thk_member"]
+    assert drawn.shape == (2, 2, 24, 32)
+    assert np.array_equal(drawn[:, 0], drawn[:, 1]) and not np.array_equal(*drawn)
+    with netCDF4.Dataset("fine.nc") as ds:
+        assert ds["realization"].standard_name == "realization"
+        assert ds["thk_member"].dimensions == ("realization", "time", "y", "x")
+        assert ds["thk_member"].standard_name == "land_ice_thickness"
+    for changed, options in ((False, argv), (True, (*argv, "--seed", "1")), (True, argv),
+                             (True, (*argv, "--member", "2")), (True, argv[2:])):
+        capsys.readouterr()
+        make("fine.nc", *options)
+        assert ("left as it is" in capsys.readouterr().out) != changed
+
+
+def test_the_figure_of_members(folder, monkeypatch, uncompiled):
+    plotted = []
+    monkeypatch.setattr(figures, "plot_map", lambda *args: plotted.append(args[3]) or (
+        figures.plt.figure(figsize=(1, 1))))
+    write_run_with_members()
+    save_map("coarse.nc", *rough(8, 12))
+    fields = make("fine.nc", "--members", "5")[0]
+    assert len(list((folder / "results/made").glob("members_fine_x4_*.png"))) == 1
+    names, panels, kinds = zip(*plotted[-1], strict=True)
+    assert names == (*(f"member {k} - prediction" for k in (1, 2, 3, 4)), "90 % interval")
+    assert kinds == ("error",) * 4 + ("width",)
+    np.testing.assert_allclose(panels[3], fields["thk_member"][3] - fields["thk"])
+    np.testing.assert_allclose(panels[4], fields["thk_uncertainty"])
+
+
+@pytest.mark.parametrize("changes, argv, message", [
+    ({"uncertainty": CALIBRATED["uncertainty"]}, [], "python train.py --calibrate --run made"),
+    ({"data": {"degrade": "bicubic"}}, [], "trained on point samples"),
+    ({}, ["--self-ensemble", "2"], "leave out --self-ensemble"),
+    ({}, ["--members", "0"], "--members 0: expected a number of members, 1 or more"),
+    ({}, ["--member", "3"], "--member 3: expected K from 1 to 2"),
+    ({}, ["--seed", "-1"], "--seed -1: expected 0 or more")])
+def test_members_that_cannot_be_drawn_are_one_line(folder, capsys, changes, argv, message):
+    write_run_with_members(**changes)
+    save_map("coarse.nc", *rough(4, 4))
+    status, said = run_main(downscale.main, [
+        "coarse.nc", "--run", "made", "--output", "fine.nc", "--members", "2", *argv], capsys)
+    assert status == 2 and message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--output", "fine.nc", "--seed", "1"], "--seed is about members; add --members N"),
+    (["--reconstruct", "--members", "2"], "--members is about the file of --output")])
+def test_options_of_members_need_members(folder, capsys, argv, message):
+    status, said = run_main(downscale.main, ["coarse.nc", "--run", "made", *argv], capsys)
+    assert status == 2 and message in said and said.count("\n") == 1
