@@ -266,8 +266,7 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     settings, scale, chain, weights_sha256 = open_run(run, scale, options["densities"])
     files.check_output_path(output, settings.get("patches"))
     effective = with_self_ensemble(with_densities(settings, options["densities"]), self_ensemble)
-    if drawn:
-        members.require_fit(settings, effective)
+    members.require_fit(settings, effective, drawn)
     map_options = map_options_with_separate_bed(options, settings, bed_file)
     ice_map, indices, time_axis = tiles.select_times(map_file, time_option, map_options)
     map_files.print_map_summary(ice_map)

@@ -28,7 +28,7 @@ TAIL_LEVELS = (0.99, 0.999)  # at which a fit keeps quantiles of |error| / half-
 BLOCK_CELLS = 64       # side of the blocks that white noise is drawn in
 KERNEL_REACH = 4       # of a smoothing kernel, in lengths: there it is e^-8 of its centre
 N_FIT_MEMBERS = 19     # a cell that is as uncertain lies inside their range with 18/20 = 90 %
-N_FIT_STEPS = 6        # after which coverage is within 0.2 % of its target
+N_FIT_STEPS = 4        # after which coverage is within 0.2 % of its target
 N_FIT_PATCHES = 200    # at most
 N_PLOTTED_MEMBERS = 4
 MIN_FIT_CELLS = 500    # of a surface type that gets a correlation and an inflation of its own
@@ -154,13 +154,13 @@ def draw_member(thk, coarse, width, types, fit, seed, member, rows, columns, mak
     return np.where(np.kron(is_drawn, np.ones((scale, scale), bool)), drawn, thk)
 
 
-def require_fit(settings, effective):
-    """Raise InputError if members cannot be drawn with a run.
+def require_fit(settings, effective, drawn):
+    """Raise InputError if members are asked for that cannot be drawn with a run.
 
-    settings: of the run; effective: with the self-ensemble that is used.
+    settings: of the run; effective: with the self-ensemble that is used; drawn: None for none.
     """
     run = settings["run"]
-    if "members" in effective.get("uncertainty", {}):
+    if not drawn or "members" in effective.get("uncertainty", {}):
         return
     if settings["data"]["degrade"] != "area":
         raise InputError(f"--members: run {run} was trained on point samples; members are of cell "
@@ -214,18 +214,14 @@ def fit_members(samples, fit, settings, make_consistent):
       lengths_cells: of the kernels that noise is smoothed with, (length,) [fine cells]
       length_shares: {surface type: share of the noise's variance by length}
       inflation: {surface type: factor of the half-width}
-      tail_quantiles: of |error| / half-width at TAIL_LEVELS, over that of 0.9
+      tail_quantiles: see find_tail_quantiles
     {} for runs of point samples: members are of maps whose values are cell means.
     """
     scale, data = settings["scale"], settings["data"]
     if data["degrade"] != "area":
         return {}
     sample = pool_samples(samples, fit)
-    cells = sample["types"]["all"]
-    ratio = np.abs(sample["error"][cells]) / sample["width"][cells]
-    at_90, *tail = np.quantile(ratio, [0.9, *TAIL_LEVELS])
-    tail = [float(quantile / at_90 if at_90 > 0 else level / 0.9)
-            for quantile, level in zip(tail, TAIL_LEVELS, strict=True)]
+    tail = find_tail_quantiles(sample, fit)
     lengths = smoothing_lengths(scale)
     member_fit = {"lengths_cells": lengths, "tail_quantiles": tail,
                   "length_shares": fit_correlation(sample, fit, tail, lengths, scale)}
@@ -255,6 +251,22 @@ def pool_samples(samples, fit):
     types = {name: pooled.pop(name) for name in ("all", *names)}
     return pooled | {"types": {name: cells for name, cells in types.items() if name == "all" or (
         name in fit["coverage_factors"] and cells.sum() >= MIN_FIT_CELLS)}}
+
+
+def find_tail_quantiles(sample, fit):
+    """Return quantiles of |error| / half-width at TAIL_LEVELS, over that of 0.9: a list.
+
+    Cells count by their half-width: the largest ratios are of cells that have hardly any, and
+    would make errors of kilometres where it is large.
+    """
+    width, error = (sample[key][sample["types"]["all"]] for key in ("width", "error"))
+    ratio = np.abs(error) / width
+    order = np.argsort(ratio)
+    share = np.cumsum(width[order], dtype=float) / np.sum(width, dtype=float)
+    at_90, *tail = np.interp([0.9, *TAIL_LEVELS], share, ratio[order])
+    at_95 = fit["error_quantiles"][18]
+    return [float(max(quantile / at_90 if at_90 > 0 else level / 0.9, at_95))
+            for quantile, level in zip(tail, TAIL_LEVELS, strict=True)]
 
 
 def fit_correlation(sample, fit, tail_quantiles, lengths, scale):

@@ -138,7 +138,7 @@ def main():
     for run in sys.argv[2:]:
         files.choose_checkpoints(run)
         settings = downscale.open_run(run)[0]
-        members.require_fit(settings, settings)
+        members.require_fit(settings, settings, DRAWN)
         if Path(settings["patches"]).exists():
             drawings = {"test patches": draw_test_patches(run)}
         else:
