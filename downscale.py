@@ -276,10 +276,9 @@ def downscale_map(run, map_file, output, bed_file=None, scale=None, time_option=
     halo, size = tile_halo_and_size(settings, scale)
     with beds.open_bed_for_map(ice_map, settings, bed_file, bed_time, options, reference) as bed:
         crs, notes = fine_map.choose_crs_and_note(ice_map, bed)
-        attributes = fine_map.make_attributes(ice_map, bed, settings, effective, scale, strip,
-                                              fill_missing, weights_sha256,
-                                              [*ice_map["notes"], *notes])
-        attributes |= members.describe_members(drawn)
+        attributes = members.describe_members(drawn) | fine_map.make_attributes(
+            ice_map, bed, settings, effective, scale, strip, fill_missing, weights_sha256,
+            [*ice_map["notes"], *notes])
         # A chunk of the file is the core of a tile, so each is compressed and written once.
         layout = {"scale": scale, "crs": crs, "chunk_cells": (size - 2 * halo) * scale,
                   "densities": get_densities(effective["data"]), "time_axis": time_axis,

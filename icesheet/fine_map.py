@@ -1,6 +1,7 @@
 """The file of a finer map: CF-1.8 NetCDF, written tile by tile. Another file layout starts here."""
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 
@@ -258,13 +259,11 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                     fields = derive_fields(thickness, read, output["densities"],
                                            first_map["sea_level_m"])
                     rows_in_file = slice(rows.start - first_row, rows.stop - first_row)
-                    with files.explain_write_errors(path):
-                        put_fields(ds, fields, number, rows_in_file, columns, flips)
-                    # One by one: a tile of all members may be larger than the map.
-                    for member_number, thk in enumerate(read["members"]):
+                    # Members one by one: a tile of all of them may be larger than the map.
+                    drawn = enumerate({"thk_member": thk} for thk in read["members"])
+                    for member, part in itertools.chain([(0, fields)], drawn):
                         with files.explain_write_errors(path):
-                            put_fields(ds, {"thk_member": thk}, number, rows_in_file, columns,
-                                       flips, member_number)
+                            put_fields(ds, part, number, rows_in_file, columns, flips, member)
                     coarse = tuple(slice(part.start // scale, part.stop // scale)
                                    for part in (rows, columns))
                     add_statistics(statistics, fields, read, ice_map["thk"][coarse])
