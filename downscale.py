@@ -222,7 +222,8 @@ def estimate_uncertainty(thk, spread, arrays, settings, scale, coarse_spacing_m)
     """
     fit, source = settings["uncertainty"], arrays["source"]
     topg = arrays["topg"] if needs_topg(settings) else None
-    types = uncertainty.classify_patches(thk, topg, settings)
+    # The boundary zone is as wide as it was in the calibration for this scale.
+    types = uncertainty.classify_patches(thk, topg, settings | {"scale": scale})
     width = uncertainty.compute_half_width(spread, thk, types, fit)
     if arrays["topg_std"] is not None:
         width = uncertainty.add_bed_error(width, arrays["topg_std"], types["grounded"], scale,

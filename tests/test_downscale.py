@@ -1262,3 +1262,17 @@ def test_figure_of_a_finer_map_says_what_made_it(drawn, folder, monkeypatch):
     assert box_of(panels[0]) == pytest.approx((-40 + 10 * column, -40 + 10 * (column + 8),
                                                100 + 10 * row, 100 + 10 * (row + 8)))
     assert (panels[0].get_images()[0].get_clim() == panels[1].get_images()[0].get_clim())
+
+
+def test_boundary_zone_of_a_smaller_scale_is_that_of_its_calibration(
+        folder, monkeypatch):
+    """Two coarse cells: 4 fine cells at 2x, of a run of 4x too."""
+    widths, find_masks = [], utils.surface_type_masks
+    monkeypatch.setattr(utils, "surface_type_masks", lambda *args: widths.append(args[2]) or (
+        find_masks(*args)))
+    write_run(**CALIBRATED, uncertainty_of_scales={"2": FIT})
+    save_map("coarse.nc", *rough(6, 6))
+    for scale in (2, 4):
+        assert "thk_uncertainty" in downscaled("--run", "made", "--scale", str(scale))
+        assert set(widths) == {2 * scale}
+        widths.clear()

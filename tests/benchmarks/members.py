@@ -2,12 +2,13 @@
 
     python tests/benchmarks/members.py MAP.nc RUN [RUN ...]    # some 3 CPU minutes a run
 
-MAP.nc: the 8 km BedMachine grid. RUN: calibrated runs for cell means. Their test patches are scored
-where their file of patches is. Of 100 members, over the cells that the coarse map leaves open:
+MAP.nc: the 8 km BedMachine grid. RUN: calibrated runs for cell means, map:4 for a run of several
+scales. Test patches are scored where the run's file of patches is. Of 100 members, over the cells
+that the coarse map leaves open:
 - histogram: the label's rank among the members, in tenths; largest difference from flat, and the
   first tenth, the mean of the middle ones and the last
-- in 90 %: labels within the central 90 % of the members (91 of 101 ranks); half cells: the same of
-  the volume of half coarse cells
+- in 90 %: labels within the central 90 % of the members (91 of 101 ranks); intervals: within the
+  90 % interval; half cells: within the members' central 90 % for the volume of half coarse cells
 - CRPS: of the members (Gneiting and Raftery 2007, equation 21, of a sample: Ferro 2014, equation
   8) over that of the intervals
 - slope: RMS of thickness differences between neighbouring cells with ice, of members over that of
@@ -22,6 +23,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import other_ice_sheets
 
 import downscale
 import evaluate
@@ -89,13 +93,13 @@ def score(drawn, fields, fit, scale, densities):
                         for member in drawn)
     return (f"{100 * np.abs(histogram - 1).max():.0f} %",
             f"{histogram[0]:.2f} {histogram[1:-1].mean():.2f} {histogram[-1]:.2f}",
-            f"{in_90:.1%}", f"{half_in_90:.1%}", f"{crps:.3f}", *slopes, f"{consistency_m:.4f}",
+            f"{in_90:.1%}", f"{np.mean((np.abs(thk - label) <= width)[cells]):.1%}",
+            f"{half_in_90:.1%}", f"{crps:.3f}", *slopes, f"{consistency_m:.4f}",
             f"{drawn.min():.1f}")
 
 
-def draw_test_patches(run):
+def draw_test_patches(settings):
     """Return members of the test patches of a run, one above the other, and fields of score."""
-    settings = downscale.open_run(run)[0]
     layers, patches = evaluate.load_layers(settings)[0], read_patches(settings["patches"])
     test, scale = find_patches_in_split(patches, "test"), settings["scale"]
     predictions, spread = model.predict_patches(layers, patches, settings, test)
@@ -110,12 +114,11 @@ def draw_test_patches(run):
         fields[0], np.float32(coarse.reshape(-1, coarse.shape[2])), fields[2], types,
         settings["uncertainty"], DRAWN["seed"], number, rows, columns,
         model.remove_thin_ice_compiled) for number in DRAWN["numbers"]])
-    return drawn, fields, settings
+    return drawn, fields
 
 
-def draw_reconstruction(run, ice_map):
+def draw_reconstruction(ice_map, settings, scale, chain):
     """Return members of the reconstruction of a map with a run, and fields of score."""
-    settings, scale, chain, _ = downscale.open_run(run)
     fine, coarse = reconstruction.coarsen_map(ice_map, scale)
     bed = beds.bed_in_memory(fine) | {"read_topg_std": None}
     drawn = np.zeros((len(DRAWN["numbers"]), *fine["thk"].shape), np.float32)
@@ -125,7 +128,7 @@ def draw_reconstruction(run, ice_map):
         thk[rows, columns], width[rows, columns] = by_method["model"], by_method["uncertainty"]
         for i, member in enumerate(read["members"]):
             drawn[i, rows, columns] = member
-    return drawn, [thk, fine["thk"], width, fine["topg"]], settings
+    return drawn, [thk, fine["thk"], width, fine["topg"]]
 
 
 def main():
@@ -133,22 +136,19 @@ def main():
         raise InputError("expected MAP.nc and one run or more; see the top of this file")
     set_up_device()
     ice_map = map_files.read_map(sys.argv[1])
-    table = [("", "flat to", "histogram", "in 90 %", "half cells", "CRPS", "slope", "prediction",
-              "surface", "prediction", "consistency m", "lowest m")]
+    table = [("", "flat to", "histogram", "in 90 %", "intervals", "half cells", "CRPS", "slope",
+              "prediction", "surface", "prediction", "consistency m", "lowest m")]
     for run in sys.argv[2:]:
-        files.choose_checkpoints(run)
-        settings = downscale.open_run(run)[0]
+        name, scale = other_ice_sheets.split_run(run)
+        files.choose_checkpoints(name)
+        settings, scale, chain, _ = downscale.open_run(name, scale)
         members.require_fit(settings, settings, DRAWN)
-        if Path(settings["patches"]).exists():
-            drawings = {"test patches": draw_test_patches(run)}
-        else:
-            print(f"note: no test patches of run {run}: {settings['patches']} is missing")
-            drawings = {}
-        drawings[ice_map["name"]] = draw_reconstruction(run, ice_map)
-        for name, (drawn, fields, settings) in drawings.items():
-            table.append((f"{run}, {name}", *score(
-                drawn, fields, settings["uncertainty"], settings["scale"],
-                get_densities(settings["data"]))))
+        drawings = {ice_map["name"]: draw_reconstruction(ice_map, settings, scale, chain)}
+        if scale == settings["scale"] and Path(settings.get("patches", "none")).exists():
+            drawings["test patches"] = draw_test_patches(settings)
+        for place, (drawn, fields) in drawings.items():
+            table.append((f"{run}, {place}", *score(
+                drawn, fields, settings["uncertainty"], scale, get_densities(settings["data"]))))
     command_line.print_table(table)
 
 
