@@ -158,7 +158,8 @@ def create_output_file(path, ice_map, bed, output, attributes):
                             "long_name": f"{name} coordinate of cell centre"})
     if output["members"]:
         ds.createDimension("realization", len(output["members"]))
-        ds.createVariable("realization", "i4", ("realization",))[...] = output["members"]
+        ds.createVariable("realization", "i4", ("realization",), fletcher32=True)[...] = output[
+            "members"]
         ds["realization"].setncatts({"units": "1", "standard_name": "realization"})
     if output["crs"]:
         ds.createVariable("crs", "i4").setncatts(output["crs"])
