@@ -153,13 +153,19 @@ def test_share_in_range_by_hand():
 # ---------------------------------------------------------------- files
 
 
+@pytest.fixture
+def two_orientations(monkeypatch):
+    """The self-ensemble has 2 members in place of 8, for its spread alone."""
+    monkeypatch.setitem(model.SELF_ENSEMBLE_MEMBERS, 8, (0, 3))
+
+
 def write_run_with_members(**changes):
     fit = CALIBRATED["uncertainty"] | {"members": MEMBER_FIT}
     return write_run(scatter=0.05, **CALIBRATED | {"uncertainty": fit} | changes)
 
 
 def test_members_of_strips_and_single_members_are_those_of_the_whole(
-        folder, monkeypatch, quick_figures, uncompiled):
+        folder, monkeypatch, quick_figures, uncompiled, two_orientations):
     """Bit for bit; with other tiles as near as the predictions are. `thk` is the prediction."""
     write_run_with_members()
     thk, topg = rough(40, 5)
@@ -189,7 +195,8 @@ def test_members_of_strips_and_single_members_are_those_of_the_whole(
     assert np.corrcoef(*(drawn - whole["thk"])[:, free])[0, 1] < 0.2
 
 
-def test_members_of_all_times_have_the_same_noise(folder, quick_figures, uncompiled, capsys):
+def test_members_of_all_times_have_the_same_noise(
+        folder, quick_figures, uncompiled, two_orientations, capsys):
     """As CF has them, realization first; the file is made again for other members alone."""
     write_run_with_members()
     thk, topg = rough(4, 4)
@@ -213,7 +220,7 @@ def test_members_of_all_times_have_the_same_noise(folder, quick_figures, uncompi
         assert ("left as it is" in capsys.readouterr().out) != changed
 
 
-def test_the_figure_of_members(folder, monkeypatch, uncompiled):
+def test_the_figure_of_members(folder, monkeypatch, uncompiled, two_orientations):
     plotted = []
     monkeypatch.setattr(figures, "plot_map", lambda *args: plotted.append(args[3]) or (
         figures.plt.figure(figsize=(1, 1))))
