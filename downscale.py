@@ -1,8 +1,8 @@
 """Downscale whole ice-thickness maps with a trained run, or test the run on a map.
 
-    python downscale.py MAP.nc --run map_x4 --output FINE.nc                 # 4 times finer
-    python downscale.py MAP.nc --run map_x4 --output FINE.nc --bed BED.nc    # with a finer bed
-    python downscale.py MAP.nc --run map_x4 --reconstruct    # coarsen, reconstruct, compare
+    python downscale.py MAP.nc --run map --scale 4 --output FINE.nc                # 4 times finer
+    python downscale.py MAP.nc --run map --scale 4 --output FINE.nc --bed BED.nc  # with a finer bed
+    python downscale.py MAP.nc --run map --scale 4 --reconstruct    # coarsen, reconstruct, compare
     python downscale.py --help
 
 Reads checkpoints/<run>/; writes FINE.nc, and scores and figures to results/<run>/. The mean of the
@@ -15,14 +15,14 @@ command again: files that are complete, by the same code from the same input, ar
     #!/bin/bash
     #SBATCH --array=1-8 --cpus-per-task=1 --mem=3G
     export OMP_NUM_THREADS=1 K=$SLURM_ARRAY_TASK_ID
-    python downscale.py MAP.nc --run map_x4 --output FINE_$K.nc --strip $K/8    # or --time $K
+    python downscale.py MAP.nc --run map --scale 4 --output FINE_$K.nc --strip $K/8   # or --time $K
 
 On one machine, one job a core with one thread each takes the least time: a second thread in a job
 costs a fifth more CPU time.
 
-    export OMP_NUM_THREADS=1
-    seq 8 | xargs -P 2 -I{} python downscale.py MAP.nc --run map_x4 --output FINE_{}.nc --strip {}/8
-    seq 0 285 | parallel -j 2 python downscale.py MAP.nc --run map_x4 --output YEAR_{}.nc --time {}
+    export OMP_NUM_THREADS=1 COMMAND="downscale.py MAP.nc --run map --scale 4"
+    seq 8 | xargs -P 2 -I{} python $COMMAND --output FINE_{}.nc --strip {}/8
+    seq 0 285 | parallel -j 2 python $COMMAND --output YEAR_{}.nc --time {}
 
 A map has one strip for about every 650 fine cells along y (850 at 2x) at most. Strips have no
 figure; together they equal the whole map bit for bit: xarray.open_mfdataset("FINE_*.nc",

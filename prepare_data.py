@@ -317,7 +317,7 @@ def main(argv=None):
     if args.example:
         map_path, bed_path = example.write_example_maps(make_synthetic_map())
         print(f"wrote    {map_path} and {bed_path}, SYNTHETIC; try: python downscale.py {map_path} "
-              f"--run map_x4 --bed {bed_path} --output data/example_fine.nc")
+              f"--run map --scale 4 --bed {bed_path} --output data/example_fine.nc")
         return
     if not 0 < args.test_size < 1:
         raise InputError(f"--test-size {args.test_size:g}: expected a share between 0 and 1")

@@ -113,7 +113,7 @@ def compute_stage_mse(layers, thk, topg, settings, start_level=()):
     """Return the MSE [m2] of each stage and patch, on the cells of its level: (stage, patch).
 
     thk, topg: of every level, as crops.draw_training_patches returns them; start_level: of
-    draw_epoch, a list of one array or none.
+    training_maps.draw_epoch, a list of one array or none.
     """
     restart = (thk, start_level[0]) if start_level else None
     predictions = model.run_chain(layers, thk[0], topg, settings, restart=restart)
@@ -135,7 +135,7 @@ def compute_detail(thk):
 def make_train_step(layers, optimizer, settings):
     """Return the step that trains every stage on one batch: step(thk, topg) -> MSE by stage [m2].
 
-    thk, topg: of every level, (patch, y, x) [m]; a third argument may be start_level of draw_epoch
+    thk, topg: of every level, (patch, y, x) [m]; a third argument may be start_level
     """
     weights = model.list_weights(layers)
 
@@ -164,7 +164,7 @@ def make_train_step(layers, optimizer, settings):
 def compile_epoch(step, layers, settings):
     """Return the compiled epoch: train_epoch(*fields) -> RMSE by stage [m], all weights finite.
 
-    fields: of draw_epoch, an epoch's patches at every level, (patch, y, x) [m]
+    fields: of training_maps.draw_epoch, an epoch's patches at every level, (patch, y, x) [m]
     """
     size, weights = settings["batch_size"], model.list_weights(layers)
 
@@ -219,25 +219,6 @@ def copy_to_best_layers(objects):
         best.assign(weight)
 
 
-def draw_epoch(patches, training, positions, settings, epoch):
-    """Return what an epoch trains on: thk, topg at every level, two lists of (patch, y, x) [m].
-
-    patches: or the list of training maps; training, positions: of patches, see crops.py
-    With shared weights a third list follows, of one array: start_level (patch,), the level at which
-    the chain of each patch starts anew from the true thickness. So the one network learns to start
-    from data at every level, as it does where a map is refined 2, 4 or 8 times only.
-    """
-    if isinstance(patches, list):
-        fields = training_maps.draw_map_crops(patches, settings, epoch)
-    else:
-        fields = crops.draw_training_patches(patches, training, positions, settings, epoch)
-    if not settings["shared_weights"]:
-        return fields
-    rng = np.random.default_rng([settings["seed"], epoch, 1])
-    n_stages = model.count_stages(settings["scale"])
-    return [*fields, [rng.integers(n_stages, size=len(fields[0][0])).astype(np.int32)]]
-
-
 def train(patches, settings, is_gpu=False):
     """Train a run to its last epoch, from its latest checkpoint if it has one.
 
@@ -266,7 +247,7 @@ def train(patches, settings, is_gpu=False):
     checkpoints.write_training_settings(settings, first_epoch)
 
     def draw(epoch):  # depends on seed and epoch alone
-        return draw_epoch(patches, training, positions, settings, epoch)
+        return training_maps.draw_epoch(patches, training, positions, settings, epoch)
 
     epoch_inputs = draw(first_epoch)
     step = make_train_step(layers, optimizer, settings)

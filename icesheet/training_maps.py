@@ -116,3 +116,22 @@ def draw_map_crops(maps, settings, epoch):
     fields = [np.stack(crops_of_field) for crops_of_field in zip(*crop_fields, strict=True)]
     return [utils.build_levels(field, settings["scale"], "area", settings["grid"])
             for field in crops.augment_fields(fields, settings, rng)]
+
+
+def draw_epoch(patches, training, positions, settings, epoch):
+    """Return what an epoch trains on: thk, topg at every level, two lists of (patch, y, x) [m].
+
+    patches: or the list of training maps; training, positions: of patches, see crops.py
+    With shared weights a third list follows, of one array: start_level (patch,), the level at which
+    the chain of each patch starts anew from the true thickness. So the one network learns to start
+    from data at every level, as it does where a map is refined 2, 4 or 8 times only.
+    """
+    if isinstance(patches, list):
+        fields = draw_map_crops(patches, settings, epoch)
+    else:
+        fields = crops.draw_training_patches(patches, training, positions, settings, epoch)
+    if not settings["shared_weights"]:
+        return fields
+    rng = np.random.default_rng([settings["seed"], epoch, 1])
+    n_stages, n_patches = len(fields[0]) - 1, len(fields[0][0])
+    return [*fields, [rng.integers(n_stages, size=n_patches).astype(np.int32)]]

@@ -193,8 +193,7 @@ def test_older_weights_open_with_a_checksum_beside_them_and_no_others_do(folder)
         evaluate.load_layers(chosen)
 
 
-@pytest.mark.parametrize("run", ["bedmachine_x4", "bedmachine_x8", "bedmachine_x16", "map_x2",
-                                 "map_x4", "map_x8"])
+@pytest.mark.parametrize("run", ["bedmachine_x4", "bedmachine_x8", "bedmachine_x16", "map"])
 def test_runs_that_come_with_the_program_open(run, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     assert downscale.open_run(run)[0]["run"] == run

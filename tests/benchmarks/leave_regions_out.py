@@ -6,7 +6,7 @@
 
 DATA: the folder with the maps of MAPS and NEVER_USED. Trainings resume; each writes a run
 checkpoints/<run>/. `map` is trained on all of MAPS, the others without a region. --calibrate fits
-the intervals of `map` to the errors that each other run makes in the region that it never saw.
+the intervals of `map` to the errors that each of these makes in the region that it never saw.
 Scores go to results/regions/<run>.json: RMSE [m] by method and scale over ice and 8 cells around
 it, and the coverage of 90 % intervals, which are fitted to the regions other than the scored one.
 """
@@ -61,6 +61,8 @@ NEVER_USED = {  # test maps: their region
     "other_models/Antarctica_64km.nc": "antarctica",
     "other_models/bedmap2_schmidtko14_50km.nc": "antarctica"}
 WINDOW_SOURCE = "antarctica_bedmachine_5km.nc"
+NAMES = {  # of the variables, where a file has several thicknesses
+    "RGI60-11.01450_gridded_data.nc": {"thk": "consensus_ice_thickness", "usrf": "topo"}}
 MIN_COARSE_CELLS = 6       # along the shorter side of a map that is scored
 SMALL_GLACIER_M2 = 2e6     # connected ice of less area is a small glacier
 N_CALIBRATION_CROPS = 60   # of each region
@@ -106,7 +108,7 @@ def list_left_out_maps(region):
 def list_scored_maps(run):
     """Return {map: region} of the maps that a run is scored on: none of them did it see."""
     region = RUNS[run]
-    return NEVER_USED if run == "map" else dict.fromkeys(list_left_out_maps(region), region) | {
+    return NEVER_USED if region is None else dict.fromkeys(list_left_out_maps(region), region) | {
         name: own_region for name, own_region in NEVER_USED.items() if own_region == region}
 
 
@@ -166,7 +168,7 @@ def glacier_sizes(fine):
 
 def score_map(path, region, chains, fits):
     """Return the scores of a map by scale: {scale: {rmse_m, by_surface_type, coverage, ...}}."""
-    ice_map, scores = map_files.read_map(path), {}
+    ice_map, scores = map_files.read_map(path, names=NAMES.get(path.name)), {}
     for scale, (settings, chain) in chains.items():
         if min(ice_map["thk"].shape) < MIN_COARSE_CELLS * scale:
             continue
