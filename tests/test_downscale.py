@@ -859,7 +859,7 @@ def test_interrupted_write_leaves_no_file(folder, monkeypatch, error):
     def one_tile(*args, **options):
         zeros = np.zeros((4, 4))
         yield slice(0, 4), slice(0, 4), {"model": zeros}, {
-            "topg_read": None, "source": zeros, "is_own_bed": zeros}
+            "topg_read": None, "source": zeros, "is_own_bed": zeros, "members": []}
         raise error
 
     write_run()
