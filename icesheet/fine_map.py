@@ -261,7 +261,7 @@ def write_tiles(path, time_slices, first_map, bed, output, attributes):
                                            first_map["sea_level_m"])
                     rows_in_file = slice(rows.start - first_row, rows.stop - first_row)
                     # Members one by one: a tile of all of them may be larger than the map.
-                    drawn = enumerate({"thk_member": thk} for thk in read["members"])
+                    drawn = enumerate({"thk_member": thk} for thk in read.get("members", ()))
                     for member, part in itertools.chain([(0, fields)], drawn):
                         with files.explain_write_errors(path):
                             put_fields(ds, part, number, rows_in_file, columns, flips, member)
