@@ -91,7 +91,7 @@ RECIPES["map"] = RECIPES["default"] | {
 # Of trainings on whole maps (several --input) only; crops of 6 coarse cells at 16x.
 MAP_CROPS = {"crop_cells": 96, "crops_per_epoch": 140}
 # Of trainings that start from the weights of another (--start-from): what it knows is to be kept.
-FINE_TUNING = {"learning_rate": 4e-4, "epochs": 40}
+FINE_TUNING = {"learning_rate": 1e-4, "epochs": 10}
 SAVE_EVERY_S = 20  # seconds of training that a kill -9 can cost
 
 
