@@ -64,6 +64,12 @@ def read_settings(run):
     return settings
 
 
+def is_on_maps(run):
+    """Return whether a run exists that was trained on whole maps, not on patches."""
+    exists = (run_folder(command_line.check_run_name(run)) / "settings.json").exists()
+    return exists and "maps" in read_settings(run)["data"]
+
+
 def settings_mismatch_message(path):
     """Return the error message for a checkpoint whose settings checksum does not match."""
     return (f"{path}: not the layers that settings.json describes: other settings made them, "

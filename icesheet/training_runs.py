@@ -107,7 +107,12 @@ def choose_maps(args):
     factors and weights become lists with an entry for each map.
     """
     args.maps = None
-    if args.input and (len(args.input) > 1 or args.factors or args.weights or args.start_from):
+    is_on_maps = args.run is not None and not args.restart and checkpoints.is_on_maps(args.run)
+    if is_on_maps and not args.input:
+        raise InputError(f"run {args.run} was trained on whole maps; give them again with --input, "
+                         "and --factors and --weights if it had any")
+    if args.input and (len(args.input) > 1 or args.factors or args.weights or args.start_from
+                       or is_on_maps):
         args.maps = args.input
     args.input = args.input[0] if args.input and not args.maps else None
     if not args.maps:
@@ -360,7 +365,7 @@ def print_settings(args, settings, patches, existing_settings):
     rows = [(key, settings[key], sources.get(key, f"recipe {args.recipe}"))
             for key in settings if key != "data"]
     for key, value in settings.get("data", {}).items():
-        source = f"file {settings['patches']}"
+        source = f"file {settings['patches']}" if "patches" in settings else "maps of --input"
         if key == "densities" and (args.densities or existing_settings):
             source = "command line, --densities" if args.densities else run_or_default
         rows.append((f"data.{key}", value, source))

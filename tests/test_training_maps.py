@@ -155,6 +155,10 @@ def test_a_training_on_maps_refines_by_every_scale_and_others_start_from_it(
     with pytest.raises(InputError, match="has no test patches"):
         evaluate.main(["--run", "places"])
 
+    status, error = run_main(train.main, ["--calibrate", "--run", "places"], capsys)
+    assert status == 2 and "give them again with --input" in error
+    assert train.main([*command, "--epochs", "2", "--dry-run"]) == 0
+
     # Another run starts from its weights.
     monkeypatch.setattr(train, "FINE_TUNING", train.FINE_TUNING | {"epochs": 1,
                                                                    "learning_rate": 1e-9})
